@@ -77,7 +77,7 @@ func (e *Execution) Finish(result boxlite.ExecResult) error {
 	return e.Save()
 }
 
-// Save writes to disk what is only in memory.
+// Save moves to disk what is only in memory.
 //
 // Errors: Storage.
 func (e *Execution) Save() error {
@@ -227,11 +227,7 @@ func readRecord(path string) (boxlite.ExecInfo, error) {
 func loadStream(dir, name string, limits Limits, end int64) (*Stream, error) {
 	s := NewStream(dir, name, limits)
 	s.eof = true
-	head, err := os.ReadFile(filepath.Join(dir, name+".head"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	s.head, s.end = head, max(end, int64(len(head)))
+	s.end = end
 	paths, err := filepath.Glob(filepath.Join(dir, name+".[0-9]*"))
 	if err != nil {
 		return nil, err

@@ -12,9 +12,9 @@
 // # On disk
 //
 // A [Stream] named stdout in a directory writes files stdout.<offset>, 16
-// decimal digits, each holding the bytes of the stream from that offset on. A
-// finished execution adds <name>.head (the bytes that were in memory) and
-// record.json; [Load] reads all of it back.
+// decimal digits, each holding the bytes of the stream from that offset on.
+// Beside them is record.json, a [boxlite.ExecInfo]. An execution that finishes
+// moves what it has in memory to files; [Load] reads all of it back.
 package spool
 
 import (
@@ -127,14 +127,18 @@ func (s *Stream) segmentWithRoom() (*segment, error) {
 			return last, nil
 		}
 	}
-	path := filepath.Join(s.dir, fmt.Sprintf("%s.%016d", s.name, s.end))
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return nil, err
+	seg, err := s.create(s.end)
+	if err == nil {
+		s.segments = append(s.segments, seg)
 	}
-	seg := &segment{start: s.end, file: f, path: path}
-	s.segments = append(s.segments, seg)
-	return seg, nil
+	return seg, err
+}
+
+// create makes the file for the bytes from start on.
+func (s *Stream) create(start int64) (*segment, error) {
+	path := filepath.Join(s.dir, fmt.Sprintf("%s.%016d", s.name, start))
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	return &segment{start: start, file: f, path: path}, err
 }
 
 // trim drops the oldest files while more is on disk than the limit allows.
@@ -259,14 +263,24 @@ func (s *Stream) read(off int64, limit int) []byte {
 	return buf
 }
 
-// save writes the bytes in memory to a file, so that the stream can be loaded.
+// save moves the bytes in memory to a file, so that the stream can be loaded.
 func (s *Stream) save() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.head) == 0 {
 		return nil
 	}
-	return os.WriteFile(filepath.Join(s.dir, s.name+".head"), s.head, 0o600)
+	seg, err := s.create(0)
+	if err != nil {
+		return err
+	}
+	if _, err := seg.file.WriteAt(s.head, 0); err != nil {
+		return errors.Join(err, seg.file.Close(), os.Remove(seg.path))
+	}
+	seg.size = int64(len(s.head))
+	s.onDisk += seg.size
+	s.segments, s.head = append([]*segment{seg}, s.segments...), nil
+	return nil
 }
 
 // Close lets go of the files and keeps them on disk.
