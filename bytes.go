@@ -38,21 +38,22 @@ func (b Bytes) GiB() int64 { return int64(b / GiB) }
 // String returns the size in the largest unit that is at most the size, with
 // one decimal where it is not whole: "512 MiB", "1.5 GiB", "17 B".
 func (b Bytes) String() string {
-	size, sign := b, ""
+	size, sign := uint64(b), ""
 	if b < 0 {
-		size, sign = -b, "-"
+		size, sign = -size, "-" // the most negative number has no positive twin in int64
 	}
 	for _, u := range []struct {
 		unit Bytes
 		name string
 	}{{TiB, " TiB"}, {GiB, " GiB"}, {MiB, " MiB"}, {KiB, " KiB"}} {
-		if size < u.unit {
+		unit := uint64(u.unit)
+		if size < unit {
 			continue
 		}
-		if size%u.unit == 0 {
-			return sign + strconv.FormatInt(int64(size/u.unit), 10) + u.name
+		if size%unit == 0 {
+			return sign + strconv.FormatUint(size/unit, 10) + u.name
 		}
-		return sign + strconv.FormatFloat(float64(size)/float64(u.unit), 'f', 1, 64) + u.name
+		return sign + strconv.FormatFloat(float64(size)/float64(unit), 'f', 1, 64) + u.name
 	}
-	return sign + strconv.FormatInt(int64(size), 10) + " B"
+	return sign + strconv.FormatUint(size, 10) + " B"
 }
