@@ -179,6 +179,55 @@ func Errorf(kind Kind, op, ref, format string, args ...any) *Error {
 	return &Error{Op: op, Kind: kind, Ref: ref, Err: fmt.Errorf(format, args...)}
 }
 
+// NoExecution returns the error for an execution that is not there, or no
+// longer, or another principal's.
+func NoExecution(id ExecutionID) *Error {
+	return &Error{Op: "find execution", Kind: NotFound, Ref: quote(string(id)),
+		Hint: "Call box_get to list the executions of a box."}
+}
+
+// HasExited returns the error for talking to a command that is not running.
+func HasExited(id ExecutionID) *Error {
+	return &Error{Op: "talk to command", Kind: InvalidState, Ref: string(id),
+		Err: errors.New("it has exited"), Hint: "Call exec_read to see how it ended."}
+}
+
+// A Problem is an [Error] as JSON, for pipes and files between processes.
+type Problem struct {
+	Op    string `json:"op,omitempty"`
+	Kind  string `json:"kind"`
+	Ref   string `json:"ref,omitempty"`
+	Hint  string `json:"hint,omitempty"`
+	Cause string `json:"cause,omitempty"`
+}
+
+// ProblemOf returns err as a Problem, nil as nil.
+func ProblemOf(err error) *Problem {
+	if err == nil {
+		return nil
+	}
+	p := &Problem{Kind: KindOf(err).String(), Hint: HintOf(err), Cause: err.Error()}
+	if e, ok := errors.AsType[*Error](err); ok {
+		p.Op, p.Ref, p.Cause = e.Op, e.Ref, ""
+		if e.Err != nil {
+			p.Cause = e.Err.Error()
+		}
+	}
+	return p
+}
+
+// Err returns the problem as an error, nil as nil.
+func (p *Problem) Err() error {
+	if p == nil {
+		return nil
+	}
+	e := &Error{Op: p.Op, Kind: ParseKind(p.Kind), Ref: p.Ref, Hint: p.Hint}
+	if p.Cause != "" {
+		e.Err = errors.New(p.Cause)
+	}
+	return e
+}
+
 // quote returns s quoted and cut to a length that fits a message.
 func quote(s string) string {
 	const limit = 80

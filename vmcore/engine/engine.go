@@ -94,9 +94,9 @@ type MachineSpec struct {
 	Agent string // absolute path of the static agent executable on the host
 	Log   string // absolute path of a file for the console and the engine's own words; appended to
 
-	NIC *NIC // nil: loopback only
+	NIC *NIC `json:"-"` // nil: loopback only
 
-	Logger *slog.Logger // nil discards
+	Logger *slog.Logger `json:"-"` // nil discards
 }
 
 // A NIC is the machine's one network interface.
