@@ -1,0 +1,221 @@
+package boxlite_test
+
+import (
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/boxlite-mcp/boxlite-mcp"
+
+// mayImport is the architecture: for each folder, which other folders of this
+// module it may import. The row with the longest matching path counts. "*" is
+// all but the test kits, and a folder may always import what lies below it.
+// Tests are exempt.
+//
+//	cmd → tools, prompts → sessions → vmcore → {agent, store, egress → secrets} → boxlite
+var mayImport = map[string][]string{
+	"": {}, // the words
+
+	"secrets": {""},
+	"egress":  {"", "secrets"},
+	"store":   {""},
+	"agent":   {"", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
+
+	"vmcore":        {"", "agent", "store", "egress", "secrets", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
+	"vmcore/engine": {""}, // engines know nothing of boxes, policies, MCP or images
+	// The engine that runs a helper: the contract and how processes are told apart.
+	"vmcore/engine/gvisor": {"", "vmcore/engine", "internal/proc", "internal/unixsocket"},
+	"vmcore/enginetest":    {"", "agent", "vmcore/engine", "vmcore/image", "internal/testbin"},
+	"vmcore/image":         {""},
+	"vmcore/spool":         {""},
+	"vmcore/shim":          {"", "agent", "vmcore/engine", "vmcore/spool", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
+
+	"sessions": {"", "vmcore", "store", "secrets", "egress"},
+	"tools":    {""}, // a small interface of its own, which others implement
+	"prompts":  {},
+
+	"internal/proc":       {""},
+	"internal/rpcerr":     {""},
+	"internal/unixsocket": {""},
+	"internal/rpc":        {"", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
+	"internal/cli":        {""},
+
+	"cmd":                 {"*"},
+	"cmd/boxlite-agent":   {"", "agent"},
+	"cmd/boxlite-sandbox": {"", "vmcore/engine"},
+
+	"internal/testbin":   {},
+	"internal/testimage": {"", "internal/testbin", "vmcore/image"},
+	"examples":           {"*", "internal/testimage"},
+}
+
+// mayUse says, for every foreign module, which folders may import it and what
+// lies below them. A module that is not here needs a row, and a page in
+// docs/decisions.
+var mayUse = map[string][]string{
+	"golang.org/x/sys":           {"agent", "vmcore", "internal", "cmd", "store", "egress", "secrets", "sessions"},
+	"golang.org/x/sync":          {"agent", "vmcore", "internal", "cmd", "store", "egress", "sessions", "tools"},
+	"golang.org/x/term":          {"cmd", "internal/cli"},
+	"google.golang.org/grpc":     {"agent", "vmcore", "internal/rpc", "internal/rpcerr", "cmd"},
+	"google.golang.org/protobuf": {"agent", "vmcore", "internal/rpc", "internal/rpcerr"},
+	// Only its messages for error details, which gRPC itself is made with.
+	"google.golang.org/genproto/googleapis/rpc": {"internal/rpcerr"},
+
+	"gvisor.dev/gvisor":                      {"cmd/boxlite-sandbox"},
+	"github.com/opencontainers/runtime-spec": {"cmd/boxlite-sandbox"},
+	"github.com/google/subcommands":          {"cmd/boxlite-sandbox"},
+	"github.com/dgraph-io/badger/v4":         {"store"},
+	"github.com/mark3labs/mcp-go":            {"tools", "prompts", "cmd"},
+	"github.com/google/go-containerregistry": {"vmcore/image", "internal/testimage"},
+	"github.com/erofs/go-erofs":              {"vmcore/image"},
+	"github.com/klauspost/compress":          {"vmcore/image"},
+	"github.com/creack/pty":                  {"agent", "cmd", "internal/cli"},
+	"github.com/spf13/cobra":                 {"cmd", "internal/cli"},
+	"github.com/spf13/pflag":                 {"cmd", "internal/cli"},
+	"github.com/vbauerster/mpb/v8":           {"cmd", "internal/cli"},
+	"github.com/modelcontextprotocol/go-sdk": {"examples"}, // a third party's client, for demos and tests
+	"C":                                      {"vmcore/engine/krun"},
+}
+
+// testKits are for tests, and for the commands in examples that show the
+// system at work; no program that is shipped contains them.
+var testKits = []string{"internal/testbin", "internal/testimage", "vmcore/enginetest", "vmcore/image/imagetest"}
+
+func TestImportDirection(t *testing.T) {
+	for _, goos := range []string{"linux", "darwin"} {
+		for pkg, imports := range listImports(t, goos) {
+			if pkg == "internal/hold" {
+				continue // keeps versions pinned until their users exist, and goes then
+			}
+			from, ok := row(pkg, maps.Keys(mayImport))
+			if !ok {
+				t.Errorf("%s: no row of mayImport is about it", pkg)
+				continue
+			}
+			for _, imp := range imports {
+				if problem := checkImport(pkg, from, imp); problem != "" {
+					t.Errorf("GOOS=%s: folder %q must not import %q: %s", goos, pkg, imp, problem)
+				}
+			}
+		}
+	}
+}
+
+// checkImport returns why the package in the folder pkg, which the given row
+// of mayImport is about, may not import imp, or "".
+func checkImport(pkg, row, imp string) string {
+	first, _, _ := strings.Cut(imp, "/")
+	if folder, ours := folderOf(imp); ours {
+		return checkOurs(pkg, row, folder)
+	}
+	if !strings.Contains(first, ".") && imp != "C" {
+		return "" // the standard library
+	}
+	owner, ok := "", false
+	for mod := range mayUse {
+		if within(imp, mod) && len(mod) > len(owner) {
+			owner, ok = mod, true
+		}
+	}
+	switch {
+	case !ok:
+		return "the module is in no row of mayUse"
+	case !slices.ContainsFunc(mayUse[owner], func(f string) bool { return within(pkg, f) }):
+		return "mayUse allows it to " + strings.Join(mayUse[owner], ", ")
+	}
+	return ""
+}
+
+func checkOurs(pkg, row, folder string) string {
+	allowed := mayImport[row]
+	isKit := func(f string) bool {
+		return slices.ContainsFunc(testKits, func(kit string) bool { return within(f, kit) })
+	}
+	named := slices.ContainsFunc(allowed, func(f string) bool { return f != "*" && (f == folder || f != "" && within(folder, f)) })
+	switch {
+	case isKit(folder) && !isKit(pkg) && !within(pkg, "examples"):
+		return "it is a test kit"
+	case folder == row, row != "" && within(folder, row), named, slices.Contains(allowed, "*"):
+		return ""
+	}
+	return "mayImport allows " + strings.Join(allowed, ", ")
+}
+
+// row returns the longest of rows that the folder lies in.
+func row(folder string, rows func(func(string) bool)) (best string, ok bool) {
+	for r := range rows {
+		if (r == folder || r != "" && within(folder, r)) && len(r) >= len(best) {
+			best, ok = r, true
+		}
+	}
+	return best, ok
+}
+
+// within reports whether path is dir or lies below it.
+func within(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
+
+// folderOf returns the folder of one of our packages.
+func folderOf(importPath string) (folder string, ours bool) {
+	if importPath == module {
+		return "", true
+	}
+	return strings.CutPrefix(importPath, module+"/")
+}
+
+// listImports returns the imports of every package of the module, without
+// those of tests, by folder.
+func listImports(t *testing.T, goos string) map[string][]string {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-e", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, "./...")
+	cmd.Env = append(os.Environ(), "GOOS="+goos)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	all := map[string][]string{}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		folder, _ := folderOf(fields[0])
+		all[folder] = fields[1:]
+	}
+	if len(all) < 5 {
+		t.Fatalf("only %d packages: %v", len(all), all)
+	}
+	return all
+}
+
+// The test above must be able to fail.
+func TestImportRulesRefuse(t *testing.T) {
+	for _, c := range []struct{ pkg, imp string }{
+		{"", module + "/vmcore"},
+		{"", "golang.org/x/sys/unix"},
+		{"store", module + "/vmcore"},
+		{"agent/guest", module + "/vmcore/engine"},
+		{"vmcore", module + "/sessions"},
+		{"vmcore/engine", module + "/agent"},
+		{"vmcore/engine/gvisor", "gvisor.dev/gvisor/pkg/log"},
+		{"vmcore/engine/gvisor", module + "/vmcore/image"},
+		{"vmcore/shim", module + "/vmcore"},
+		{"sessions", "github.com/mark3labs/mcp-go/mcp"},
+		{"sessions", "github.com/dgraph-io/badger/v4"},
+		{"tools", module + "/sessions"},
+		{"cmd/boxlite-mcp", "gvisor.dev/gvisor/runsc/cli"},
+		{"cmd/boxlite-mcp", module + "/internal/testbin"},
+		{"cmd/boxlite-mcp", module + "/vmcore/image/imagetest"},
+		{"cmd/boxlite-agent", module + "/vmcore"},
+		{"egress", "example.com/unheard/of"},
+		{"vmcore", "C"},
+	} {
+		r, ok := row(c.pkg, maps.Keys(mayImport))
+		if !ok || checkImport(c.pkg, r, c.imp) == "" {
+			t.Errorf("folder %q may import %s (row %q, found: %v)", c.pkg, c.imp, r, ok)
+		}
+	}
+	if r, ok := row("unheard/of", maps.Keys(mayImport)); ok {
+		t.Errorf("a new folder falls under row %q", r)
+	}
+}
