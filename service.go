@@ -19,7 +19,7 @@ type Service interface {
 }
 
 // Boxes creates boxes and leads them through their lives.
-type Boxes interface {
+type Boxes interface { //nolint:interfacebloat // a box's life has six verbs
 	// CreateBox persists a box and, unless told otherwise, starts it. If the
 	// start fails the box is kept as Failed, and the error names it.
 	//
@@ -51,7 +51,7 @@ type Boxes interface {
 // Executions runs commands. An execution outlives the connection that started
 // it; its output stays readable by offset until its box is removed or the
 // output is evicted by that of many later executions.
-type Executions interface {
+type Executions interface { //nolint:interfacebloat // so has a command's
 	// Run starts a command, starting the box where that is needed, and returns
 	// as soon as it runs.
 	//
