@@ -59,6 +59,7 @@ var mayImport = map[string][]string{
 var mayUse = map[string][]string{
 	"golang.org/x/sys":           {"agent", "vmcore", "internal", "cmd", "store", "egress", "secrets", "sessions"},
 	"golang.org/x/sync":          {"agent", "vmcore", "internal", "cmd", "store", "egress", "sessions", "tools"},
+	"golang.org/x/net":           {"vmcore/image", "egress"},
 	"golang.org/x/term":          {"cmd", "internal/cli"},
 	"google.golang.org/grpc":     {"agent", "vmcore", "internal/rpc", "internal/rpcerr", "cmd"},
 	"google.golang.org/protobuf": {"agent", "vmcore", "internal/rpc", "internal/rpcerr"},
