@@ -14,6 +14,9 @@ const (
 	DefaultDisk   = 10 * GiB
 )
 
+// maxEnv bounds the environment of a box, in bytes: it is part of its record.
+const maxEnv = 128 << 10
+
 // BoxOptions says what a box is made of. The zero value is a box of the
 // reference's defaults. Options whose default is not zero are pointers.
 type BoxOptions struct {
@@ -100,7 +103,11 @@ func (o BoxOptions) WithDefaults() (BoxOptions, error) {
 			return bad(fmt.Sprintf("Choose %s from %d to %d.", v.name, v.min, v.max), "%s is %d", v.name, *v.field)
 		}
 	}
+	size := 0
 	for _, e := range o.Env {
+		if size += len(e.Name) + len(e.Value); size > maxEnv {
+			return bad("Write the data to a file in the box.", "the environment has more than %d KiB", maxEnv>>10)
+		}
 		if e.Name == "" || strings.ContainsAny(e.Name, "=\x00") || strings.ContainsRune(e.Value, 0) {
 			return bad("Names have no '=', and neither names nor values a NUL byte.", "environment variable %s cannot be set", quote(e.Name))
 		}

@@ -46,20 +46,14 @@ func Encode(err error) error {
 	if err == nil {
 		return nil
 	}
-	kind := boxlite.KindOf(err)
-	code, ok := codeOf[kind]
+	p := boxlite.ProblemOf(err)
+	code, ok := codeOf[boxlite.ParseKind(p.Kind)]
 	if !ok {
 		code = codes.Unknown
 	}
-	meta := map[string]string{"hint": clip(boxlite.HintOf(err)), "cause": clip(err.Error())}
-	if e, ok := errors.AsType[*boxlite.Error](err); ok {
-		meta["op"], meta["ref"], meta["cause"] = clip(e.Op), clip(e.Ref), ""
-		if e.Err != nil {
-			meta["cause"] = clip(e.Err.Error())
-		}
-	}
-	st := status.New(code, kind.String())
-	if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: domain, Reason: kind.String(), Metadata: meta}); err == nil {
+	meta := map[string]string{"op": clip(p.Op), "ref": clip(p.Ref), "hint": clip(p.Hint), "cause": clip(p.Cause)}
+	st := status.New(code, p.Kind)
+	if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: domain, Reason: p.Kind, Metadata: meta}); err == nil {
 		st = detailed
 	}
 	return st.Err()
@@ -111,14 +105,12 @@ func Decode(err error) error {
 
 func decodeInfo(info *errdetails.ErrorInfo) error {
 	m := info.Metadata
-	e := &boxlite.Error{Op: m["op"], Kind: boxlite.ParseKind(info.Reason), Ref: m["ref"], Hint: m["hint"]}
-	switch cause := m["cause"]; {
-	case e.Kind == boxlite.Canceled:
+	p := &boxlite.Problem{Op: m["op"], Kind: info.Reason, Ref: m["ref"], Hint: m["hint"], Cause: m["cause"]}
+	err := p.Err()
+	if e, ok := errors.AsType[*boxlite.Error](err); ok && e.Kind == boxlite.Canceled {
 		e.Err = context.Canceled
-	case cause != "":
-		e.Err = errors.New(cause)
 	}
-	return e
+	return err
 }
 
 // UnaryServer encodes what handlers fail with.

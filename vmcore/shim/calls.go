@@ -34,6 +34,10 @@ func (s *server) Watch(ctx context.Context, _ *shimpb.Empty) (*shimpb.Gone, erro
 
 // Stop ends the box. It goes on if the caller goes away.
 func (s *server) Stop(_ context.Context, req *shimpb.StopRequest) (*shimpb.Gone, error) {
+	if req.Discard {
+		s.machine.Kill()
+		return gone(s.stop("removed", 0)), nil
+	}
 	return gone(s.stop("stopped", max(0, time.Duration(req.GraceNs)))), nil
 }
 

@@ -81,6 +81,12 @@ func (c *Client) Stop(ctx context.Context, grace time.Duration) error {
 	return err
 }
 
+// Discard ends the box and its shim at once; what it wrote is lost.
+func (c *Client) Discard(ctx context.Context) error {
+	_, err := c.rpc.Stop(ctx, &shimpb.StopRequest{Discard: true})
+	return err
+}
+
 // Run starts a command under an id of the caller's choice; calling again with
 // the same id does nothing more.
 func (c *Client) Run(ctx context.Context, id boxlite.ExecutionID, cmd boxlite.Command) (boxlite.ExecInfo, error) {

@@ -187,6 +187,20 @@ func Load(dir string, limits Limits) ([]*Execution, error) {
 	return out, nil
 }
 
+// Open reads one execution below dir.
+//
+// Errors: NotFound.
+func Open(dir string, id boxlite.ExecutionID, limits Limits) (*Execution, error) {
+	if _, err := boxlite.ParseExecutionID(string(id)); err != nil {
+		return nil, boxlite.NoExecution(id)
+	}
+	e, err := load(filepath.Join(dir, string(id)), limits)
+	if err != nil {
+		return nil, boxlite.NoExecution(id)
+	}
+	return e, nil
+}
+
 func load(dir string, limits Limits) (*Execution, error) {
 	id, err := boxlite.ParseExecutionID(filepath.Base(dir))
 	if err != nil {

@@ -297,6 +297,7 @@ func (x *Gone) GetOom() bool {
 type StopRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	GraceNs       int64                  `protobuf:"varint,1,opt,name=grace_ns,json=graceNs,proto3" json:"grace_ns,omitempty"`
+	Discard       bool                   `protobuf:"varint,2,opt,name=discard,proto3" json:"discard,omitempty"` // the disk is not wanted any more: end at once
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -336,6 +337,13 @@ func (x *StopRequest) GetGraceNs() int64 {
 		return x.GraceNs
 	}
 	return 0
+}
+
+func (x *StopRequest) GetDiscard() bool {
+	if x != nil {
+		return x.Discard
+	}
+	return false
 }
 
 type RunRequest struct {
@@ -1201,9 +1209,10 @@ const file_shim_proto_rawDesc = "" +
 	"\x04Gone\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05clean\x18\x02 \x01(\bR\x05clean\x12\x10\n" +
-	"\x03oom\x18\x03 \x01(\bR\x03oom\"(\n" +
+	"\x03oom\x18\x03 \x01(\bR\x03oom\"B\n" +
 	"\vStopRequest\x12\x19\n" +
-	"\bgrace_ns\x18\x01 \x01(\x03R\agraceNs\"6\n" +
+	"\bgrace_ns\x18\x01 \x01(\x03R\agraceNs\x12\x18\n" +
+	"\adiscard\x18\x02 \x01(\bR\adiscard\"6\n" +
 	"\n" +
 	"RunRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +

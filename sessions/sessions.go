@@ -1,0 +1,133 @@
+// Package sessions says who owns what. A [Manager] gives each principal a
+// [Session], a boxlite.Service that sees that principal's boxes and executions
+// and no others, and it ends boxes that nobody uses or whose time is up.
+//
+// It does not run boxes (package vmcore does) and speaks no protocol: the
+// daemon's server and its HTTP listeners call it.
+//
+//	m := sessions.New(rt, sessions.Options{})
+//	defer m.Close()
+//	svc := m.Open("local", false)
+//	info, err := svc.CreateBox(ctx, boxlite.CreateRequest{}, nil)
+//
+// Everything may be used concurrently.
+package sessions
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	boxlite "github.com/boxlite-mcp/boxlite-mcp"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore"
+)
+
+// Options say how a [Manager] works. Zero fields mean the defaults.
+type Options struct {
+	// Every is how often idle and expired boxes are looked for. 0: 15 s.
+	Every time.Duration
+
+	Log *slog.Logger // nil discards
+}
+
+// A Manager hands out sessions over one runtime.
+type Manager struct {
+	rt     *vmcore.Runtime
+	log    *slog.Logger
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+}
+
+// New returns a manager and starts looking after the runtime's boxes.
+func New(rt *vmcore.Runtime, opts Options) *Manager {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Every == 0 {
+		opts.Every = 15 * time.Second
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m := &Manager{rt: rt, log: opts.Log, cancel: cancel}
+	m.work.Go(func() { m.reap(ctx, opts.Every) })
+	return m
+}
+
+// Close stops looking after the boxes, which go on. The runtime stays open.
+func (m *Manager) Close() error {
+	m.cancel()
+	m.work.Wait()
+	return nil
+}
+
+// Open returns the service of a principal. The operator's sees all principals'
+// boxes, and may read images from anywhere on the host.
+func (m *Manager) Open(principal string, operator bool) *Session {
+	s := &Session{rt: m.rt, scope: vmcore.Scope{Principal: principal, All: operator}, principal: principal}
+	if operator {
+		s.localRoots = []string{"/"}
+	}
+	return s
+}
+
+// Active returns how many boxes have a machine.
+func (m *Manager) Active() int {
+	n := 0
+	for _, info := range m.rt.ListInfo() {
+		if info.Status.IsActive() || info.Phase != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// reap ends boxes until ctx does.
+func (m *Manager) reap(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		m.reapOnce(ctx, time.Now())
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reapOnce ends the boxes that are due. Each has its own goroutine: one that is
+// slow to stop does not keep the others.
+func (m *Manager) reapOnce(ctx context.Context, now time.Time) {
+	var wg sync.WaitGroup
+	for _, info := range m.rt.ListInfo() {
+		box, err := m.rt.Get(string(info.ID))
+		if err != nil {
+			continue
+		}
+		wg.Go(func() {
+			if err := m.reapBox(ctx, box, info, now); err != nil && ctx.Err() == nil && boxlite.KindOf(err) != boxlite.NotFound {
+				m.log.Warn("a box that is due was not ended", "box", info.ID, "err", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// reapBox removes a box whose time to live is over, or stops one that nobody
+// has used for too long.
+func (m *Manager) reapBox(ctx context.Context, box *vmcore.Box, info boxlite.BoxInfo, now time.Time) error {
+	idle, expires := box.IdleTimeout()
+	switch {
+	case !expires.IsZero() && now.After(expires):
+		m.log.Info("box removed: its time to live is over", "box", info.ID)
+		return box.Remove(ctx, true)
+	case idle <= 0 || !info.Status.IsRunning() || now.Sub(info.LastUsed) < idle:
+		return nil
+	}
+	last, running, err := box.Activity(ctx) // the shim knows of commands that have only just ended
+	if err != nil || running > 0 || now.Sub(last) < idle {
+		return err
+	}
+	m.log.Info("box stopped: it was idle", "box", info.ID, "dur", now.Sub(last))
+	return box.Stop(ctx)
+}

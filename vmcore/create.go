@@ -1,0 +1,157 @@
+package vmcore
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	boxlite "github.com/boxlite-mcp/boxlite-mcp"
+)
+
+// DefaultIdleTimeout is how long a box may be unused before it is stopped,
+// where its maker did not say otherwise.
+const DefaultIdleTimeout = 30 * time.Minute
+
+// Create persists a box; it does not start it. name may be "".
+//
+// Errors: Config, InvalidArgument, AlreadyExists, Database.
+func (rt *Runtime) Create(ctx context.Context, opts boxlite.BoxOptions, name string) (*Box, error) {
+	req := boxlite.CreateRequest{Name: name, Options: opts, IdleTimeout: new(boxlite.Seconds(0))}
+	return rt.CreateFor(ctx, Owner{LocalRoots: []string{"/"}}, req)
+}
+
+// An Owner is on whose behalf a box is made.
+type Owner struct {
+	Principal  string
+	LocalRoots []string // directories below which the box's image may be read from the host; none: not at all
+	Survives   bool     // the box outlives this process, whether or not it is detached
+}
+
+// CreateFor persists a box for somebody.
+//
+// Errors: as Create.
+func (rt *Runtime) CreateFor(ctx context.Context, owner Owner, req boxlite.CreateRequest) (*Box, error) {
+	if err := rt.usable(); err != nil {
+		return nil, err
+	}
+	rec, err := newRecord(owner, req)
+	if err != nil {
+		return nil, err
+	}
+	if err := rt.reserve(&rec); err != nil {
+		return nil, err
+	}
+	if err := rt.boxes.Insert(ctx, string(rec.ID), rec); err != nil {
+		rt.mu.Lock()
+		delete(rt.records, rec.ID)
+		rt.mu.Unlock()
+		return nil, err
+	}
+	rt.count(func(t *totals) { t.BoxesCreated++ })
+	if err := os.Mkdir(rt.boxDir(rec.ID), 0o700); err != nil {
+		return nil, errors.Join(storage("create box", string(rec.ID), err), rt.destroy(ctx, rec.ID))
+	}
+	rt.copyRecord(rec)
+	return &Box{rt, rec.ID}, nil
+}
+
+func newRecord(owner Owner, req boxlite.CreateRequest) (record, error) {
+	if req.Name != "" {
+		if _, err := boxlite.ParseBoxName(req.Name); err != nil {
+			return record{}, err
+		}
+	}
+	opts, err := req.Options.WithDefaults()
+	if err != nil {
+		return record{}, err
+	}
+	now := time.Now().UTC()
+	rec := record{Options: opts, LocalRoots: owner.LocalRoots, Survives: owner.Survives,
+		IdleTimeout: boxlite.Seconds(DefaultIdleTimeout / time.Second)}
+	if req.IdleTimeout != nil {
+		rec.IdleTimeout = *req.IdleTimeout
+	}
+	rec.BoxInfo = boxlite.BoxInfo{
+		ID: boxlite.NewBoxID(), Name: req.Name, Principal: owner.Principal, Labels: opts.Labels, CreatedAt: now, LastUsed: now,
+		BoxState: boxlite.BoxState{Status: boxlite.StatusConfigured, LastUpdated: now},
+		Image:    opts.Image, CPUs: opts.CPUs, MemoryMiB: opts.MemoryMiB, DiskSizeGB: opts.DiskSizeGB,
+		AutoRemove: *opts.AutoRemove, Detach: opts.Detach,
+	}
+	if opts.RootfsPath != "" {
+		rec.Image = opts.RootfsPath
+	}
+	if req.TTL > 0 {
+		rec.ExpiresAt = new(now.Add(req.TTL.Duration()))
+	}
+	return rec, nil
+}
+
+// reserve makes a box known under its name, so that nobody else can take it.
+//
+// Errors: AlreadyExists.
+func (rt *Runtime) reserve(rec *record) error {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	for _, other := range rt.records {
+		if rec.Name != "" && other.Name == rec.Name && other.Principal == rec.Principal && !other.Removing {
+			return &boxlite.Error{Op: "create box", Kind: boxlite.AlreadyExists, Ref: rec.Name,
+				Hint: "Use that box (id " + string(other.ID) + "), remove it first, or choose another name."}
+		}
+	}
+	rt.records[rec.ID] = rec
+	return nil
+}
+
+// Get returns the box with the given id, name or unique prefix.
+//
+// Errors: NotFound, InvalidArgument if ref means several.
+func (rt *Runtime) Get(ref string) (*Box, error) { return rt.Lookup(Everything, ref) }
+
+// GetInfo returns what is known of the box with the given id, name or prefix.
+//
+// Errors: as Get.
+func (rt *Runtime) GetInfo(ref string) (boxlite.BoxInfo, error) {
+	b, err := rt.Get(ref)
+	if err != nil {
+		return boxlite.BoxInfo{}, err
+	}
+	return b.Info(), nil
+}
+
+// ListInfo returns all boxes in the order of their creation.
+func (rt *Runtime) ListInfo() []boxlite.BoxInfo { return rt.List(Everything) }
+
+// Exists reports whether there is a box with the given id, name or prefix.
+func (rt *Runtime) Exists(ref string) bool {
+	_, err := rt.Get(ref)
+	return boxlite.KindOf(err) != boxlite.NotFound || err == nil
+}
+
+// Remove deletes the box with the given id, name or prefix; an active one only
+// with force.
+//
+// Errors: as Get and [Box.Remove].
+func (rt *Runtime) Remove(ctx context.Context, ref string, force bool) error {
+	b, err := rt.Get(ref)
+	if err != nil {
+		return err
+	}
+	return b.Remove(ctx, force)
+}
+
+// Metrics returns the runtime's totals.
+func (rt *Runtime) Metrics(ctx context.Context) boxlite.RuntimeMetrics {
+	t, _ := rt.totals.Get(totalsKey) // not there: nothing was counted yet
+	m := boxlite.RuntimeMetrics{BoxesCreated: t.BoxesCreated, BoxesFailed: t.BoxesFailed, CommandsRun: t.CommandsRun, RunErrors: t.RunErrors}
+	for _, info := range rt.ListInfo() {
+		if info.Status.IsRunning() {
+			m.BoxesRunning++
+		}
+		if bm, err := (&Box{rt, info.ID}).Metrics(ctx); err == nil {
+			m.CommandsRun += bm.CommandsRun
+			m.RunErrors += bm.RunErrors
+		}
+	}
+	return m
+}

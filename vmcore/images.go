@@ -1,0 +1,101 @@
+package vmcore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	boxlite "github.com/boxlite-mcp/boxlite-mcp"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore/image"
+)
+
+func (rt *Runtime) openImages() (*image.Cache, error) {
+	return image.Open(rt.path("images"), image.Options{
+		Registries: rt.opts.Registries, Offline: rt.opts.Offline, RootCAs: rt.opts.RootCAs,
+		Protected: []string{rt.opts.Home}, Log: rt.log,
+	})
+}
+
+// prepareImage returns the image of a box: the pinned one if it was started
+// before, else what its reference means now.
+func (rt *Runtime) prepareImage(ctx context.Context, rec record, report func(boxlite.Progress)) (image.Image, error) {
+	if rec.ImageDigest != "" {
+		if img, err := rt.images.ByDigest(rec.ImageDigest); err == nil {
+			return img, nil
+		}
+	}
+	ref := rec.Options.Image
+	if rec.Options.RootfsPath != "" {
+		ref = "dir:" + rec.Options.RootfsPath
+	}
+	report(boxlite.Progress{Phase: "resolving image"})
+	img, err := rt.images.Pull(ctx, ref, image.PullOptions{LocalRoots: rec.LocalRoots, Progress: report})
+	if err != nil {
+		return img, err
+	}
+	if img.Stale {
+		rt.log.Warn("an image is used as the cache has it", "box", rec.ID, "image", img.Reference, "reason", img.Warning)
+	}
+	if rec.ImageDigest != "" && img.Digest != rec.ImageDigest {
+		return img, &boxlite.Error{Op: "start box", Kind: boxlite.Image, Ref: ref,
+			Err:  fmt.Errorf("the box was made from %s, which is no longer in the cache, and the reference now means %s", rec.ImageDigest, img.Digest),
+			Hint: "Make a new box."}
+	}
+	return img, nil
+}
+
+// Pull brings an image into the cache. localRoots are the directories below
+// which local references may read; none: no local references.
+//
+// Errors: see [image.Cache.Pull].
+func (rt *Runtime) Pull(ctx context.Context, ref string, localRoots []string, report func(boxlite.Progress)) (boxlite.ImageInfo, error) {
+	img, err := rt.images.Pull(ctx, ref, image.PullOptions{LocalRoots: localRoots, Progress: report})
+	if err != nil {
+		return boxlite.ImageInfo{}, err
+	}
+	info := img.Info
+	info.InUse = rt.inUse()[img.Digest]
+	return info, nil
+}
+
+// Images lists the cache.
+func (rt *Runtime) Images() []boxlite.ImageInfo {
+	used := rt.inUse()
+	list := rt.images.List()
+	for i := range list {
+		list[i].InUse = used[list[i].Digest]
+	}
+	return list
+}
+
+// RemoveImage deletes an image that no box needs.
+//
+// Errors: NotFound, InvalidState, Storage.
+func (rt *Runtime) RemoveImage(ref string) (boxlite.ImageInfo, error) {
+	img, err := rt.images.Lookup(ref)
+	if err != nil {
+		return boxlite.ImageInfo{}, err
+	}
+	info := img.Info
+	if info.InUse = rt.inUse()[img.Digest]; info.InUse > 0 {
+		return info, &boxlite.Error{Op: "remove image", Kind: boxlite.InvalidState, Ref: ref,
+			Err: errors.New("boxes need it"), Hint: "Remove those boxes first."}
+	}
+	return info, rt.images.Remove(ref)
+}
+
+// AddRegistries allows pulls from more registries, until the runtime closes.
+func (rt *Runtime) AddRegistries(list []image.Registry) error { return rt.images.AddRegistries(list) }
+
+// inUse counts the boxes that need each image.
+func (rt *Runtime) inUse() map[string]int {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	n := map[string]int{}
+	for _, rec := range rt.records {
+		if rec.ImageDigest != "" {
+			n[rec.ImageDigest]++
+		}
+	}
+	return n
+}

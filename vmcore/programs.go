@@ -1,0 +1,68 @@
+package vmcore
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	boxlite "github.com/boxlite-mcp/boxlite-mcp"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine/gvisor"
+)
+
+// Programs are the absolute paths of the executables that boxes need.
+type Programs struct {
+	Helper  string `json:"helper"`  // boxlite-mcp; run as "boxlite-mcp shim"
+	Sandbox string `json:"sandbox"` // boxlite-sandbox, for engine gvisor
+	Agent   string `json:"agent"`   // boxlite-agent, which runs in the boxes; static
+}
+
+// find fills in what is missing from beside this program, and from PATH.
+//
+// Errors: Config if one is nowhere.
+func (p Programs) find() (Programs, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return p, &boxlite.Error{Op: "find programs", Kind: boxlite.Config, Err: err}
+	}
+	if self, err = filepath.EvalSymlinks(self); err != nil {
+		return p, &boxlite.Error{Op: "find programs", Kind: boxlite.Config, Err: err}
+	}
+	for _, want := range []struct {
+		path *string
+		name string
+	}{{&p.Helper, "boxlite-mcp"}, {&p.Sandbox, "boxlite-sandbox"}, {&p.Agent, "boxlite-agent"}} {
+		if *want.path != "" {
+			continue
+		}
+		if *want.path, err = findProgram(filepath.Dir(self), want.name); err != nil {
+			return p, err
+		}
+	}
+	return p, nil
+}
+
+func findProgram(beside, name string) (string, error) {
+	path := filepath.Join(beside, name)
+	if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() {
+		return path, nil
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", &boxlite.Error{Op: "find programs", Kind: boxlite.Config, Ref: name,
+			Err: fmt.Errorf("not in %s and not on PATH", beside), Hint: "Install " + name + " beside boxlite-mcp: make build makes all of them."}
+	}
+	return filepath.Abs(path)
+}
+
+// Engines returns the engines there are, in the order in which they are
+// preferred.
+func (p Programs) Engines() []engine.Engine {
+	return []engine.Engine{gvisor.New(gvisor.Options{Sandbox: p.Sandbox})}
+}
+
+// shimCommand returns the command that runs a shim with these programs.
+func (p Programs) shimCommand() *exec.Cmd {
+	return exec.Command(p.Helper, "shim", "--sandbox", p.Sandbox)
+}

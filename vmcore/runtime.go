@@ -1,0 +1,292 @@
+// Package vmcore is the runtime: it creates boxes, starts and stops their
+// machines, runs commands in them, and remembers all of it. A [Runtime] owns
+// one home directory; there is one in the daemon, and a program that embeds
+// boxes has its own.
+//
+// It does not decide who may do what (package sessions does), and it speaks
+// neither MCP nor any network protocol but the registries' (package image) and
+// the shims' (package shim).
+//
+//	rt, err := vmcore.Open(ctx, vmcore.Options{Home: home})
+//	defer rt.Close()
+//	box, err := rt.Create(ctx, boxlite.BoxOptions{Image: "python:3.12"}, "calc")
+//	run, err := box.Run(ctx, boxlite.Command{Args: []string{"python3", "-c", "print(6*7)"}})
+//	out, err := io.ReadAll(run.Stdout())
+//	result, err := run.Wait(ctx)
+//
+// Everything may be used concurrently: one box, many callers.
+//
+// # On disk
+//
+//	home/lock          held by the Runtime while it is open
+//	home/db/           Badger, package store: tables "box" and "total"
+//	home/images/       package image
+//	home/engines.json  what the engines reported of this host
+//	home/boxes/ID/     box.json (a copy of the record), machine/ (all that the
+//	                   machine's processes may see), layer/ (what the box wrote),
+//	                   executions/, log/, shim.sock, exit.json
+//
+// A change of a box is persisted before it is made, so that whatever dies
+// whenever, the next Open can finish it or undo it: see recover.go.
+package vmcore
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	boxlite "github.com/boxlite-mcp/boxlite-mcp"
+	"github.com/boxlite-mcp/boxlite-mcp/store"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore/image"
+)
+
+// Options say how to open a [Runtime]. Zero fields mean the defaults.
+type Options struct {
+	Home string // absolute; "": ~/.boxlite
+
+	// Programs are the executables that boxes need. Those that are "" are
+	// looked for beside this program and on PATH.
+	Programs Programs
+
+	Registries []image.Registry // where images come from; none: docker.io
+	RootCAs    *x509.CertPool   // verify registries; nil: the host's
+	Offline    bool             // use what the image cache has
+
+	BootTimeout time.Duration // of a machine, on an engine as fast as the host; 0: 60 s
+
+	Version string       // of the program, for records and hellos
+	Log     *slog.Logger // nil discards
+}
+
+// A Runtime owns a home directory and the boxes in it.
+type Runtime struct {
+	opts    Options
+	log     *slog.Logger
+	lock    *os.File // flock on home/lock
+	db      *store.DB
+	boxes   *store.Table[record]
+	totals  *store.Table[totals]
+	images  *image.Cache
+	engines *engines
+
+	ctx    context.Context // of everything that outlives a call; ended by Close
+	cancel context.CancelFunc
+	work   sync.WaitGroup // goroutines that Close waits for
+
+	mu      sync.Mutex
+	records map[boxlite.BoxID]*record       // guarded by mu; all of table "box"
+	live    map[boxlite.BoxID]*live         // guarded by mu; boxes with a shim
+	locks   map[boxlite.BoxID]chan struct{} // guarded by mu; holds a token while a box is led from state to state
+	phases  map[boxlite.BoxID]string        // guarded by mu; of starts under way
+	closed  bool                            // guarded by mu
+}
+
+// Open opens the home and adopts the boxes that run in it.
+//
+// Errors: InvalidState if another process has it open; Database if the
+// database is damaged, with the way out as hint; Storage, Config.
+func Open(ctx context.Context, opts Options) (*Runtime, error) {
+	rt, err := open(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := rt.recover(ctx); err != nil {
+		return nil, errors.Join(err, rt.Close())
+	}
+	return rt, nil
+}
+
+func open(opts Options) (_ *Runtime, err error) {
+	if opts, err = opts.withDefaults(); err != nil {
+		return nil, err
+	}
+	rt := &Runtime{
+		opts: opts, log: opts.Log,
+		records: map[boxlite.BoxID]*record{}, live: map[boxlite.BoxID]*live{},
+		locks: map[boxlite.BoxID]chan struct{}{}, phases: map[boxlite.BoxID]string{},
+	}
+	rt.ctx, rt.cancel = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			rt.release()
+		}
+	}()
+	for _, dir := range []string{opts.Home, rt.path("boxes"), rt.path("images")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, storage("open home", opts.Home, err)
+		}
+	}
+	if rt.lock, err = lockHome(opts.Home); err != nil {
+		return nil, err
+	}
+	if rt.db, err = store.Open(rt.path("db"), store.Options{Log: opts.Log}); err != nil {
+		return nil, wayOut(err)
+	}
+	rt.boxes, rt.totals = newBoxTable(rt.db), store.NewTable(rt.db, "total", store.TableOptions[totals]{})
+	if rt.images, err = rt.openImages(); err != nil {
+		return nil, err
+	}
+	rt.engines = newEngines(opts.Programs, rt.path("engines.json"), opts.Log)
+	return rt, nil
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.BootTimeout == 0 {
+		o.BootTimeout = time.Minute
+	}
+	if o.Home == "" {
+		dir, err := os.UserHomeDir()
+		if err != nil {
+			return o, &boxlite.Error{Op: "open home", Kind: boxlite.Config, Err: err, Hint: "Set Options.Home."}
+		}
+		o.Home = filepath.Join(dir, ".boxlite")
+	}
+	home, err := filepath.Abs(o.Home)
+	if err != nil {
+		return o, storage("open home", o.Home, err)
+	}
+	o.Home = home
+	o.Programs, err = o.Programs.find()
+	return o, err
+}
+
+// Close lets go of the home. Boxes that are attached to this process are
+// stopped first; the others go on and are adopted by the next Open.
+func (rt *Runtime) Close() error {
+	rt.mu.Lock()
+	if rt.closed {
+		rt.mu.Unlock()
+		return nil
+	}
+	rt.closed = true
+	var attached []boxlite.BoxID
+	for id, rec := range rt.records {
+		if rt.live[id] != nil && rec.attached() {
+			attached = append(attached, id)
+		}
+	}
+	rt.mu.Unlock()
+
+	var wg sync.WaitGroup
+	for _, id := range attached {
+		wg.Go(func() {
+			if _, err := rt.stop(context.Background(), id); err != nil && boxlite.KindOf(err) != boxlite.NotFound {
+				rt.log.Warn("a box was not stopped", "box", id, "err", err)
+			}
+		})
+	}
+	wg.Wait()
+	return rt.release()
+}
+
+// release ends what Open began, as far as it got.
+func (rt *Runtime) release() error {
+	rt.cancel()
+	rt.work.Wait()
+	var errs []error
+	rt.mu.Lock()
+	for _, l := range rt.live {
+		errs = append(errs, l.close())
+	}
+	clear(rt.live)
+	rt.mu.Unlock()
+	if rt.images != nil {
+		errs = append(errs, rt.images.Close())
+	}
+	if rt.db != nil {
+		errs = append(errs, rt.db.Close())
+	}
+	if rt.lock != nil {
+		errs = append(errs, rt.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Home returns the home directory.
+func (rt *Runtime) Home() string { return rt.opts.Home }
+
+func (rt *Runtime) path(elem ...string) string {
+	return filepath.Join(append([]string{rt.opts.Home}, elem...)...)
+}
+
+// boxDir returns the directory of a box.
+func (rt *Runtime) boxDir(id boxlite.BoxID) string { return rt.path("boxes", string(id)) }
+
+// acquire waits for the right to lead a box from one state to another.
+//
+// Errors: Canceled, Timeout.
+func (rt *Runtime) acquire(ctx context.Context, id boxlite.BoxID) (release func(), err error) {
+	rt.mu.Lock()
+	token := rt.locks[id]
+	if token == nil {
+		token = make(chan struct{}, 1)
+		rt.locks[id] = token
+	}
+	rt.mu.Unlock()
+	select {
+	case token <- struct{}{}:
+		return func() { <-token }, nil
+	case <-ctx.Done():
+		return nil, &boxlite.Error{Op: "wait for box", Kind: boxlite.KindOf(ctx.Err()), Ref: string(id), Err: ctx.Err()}
+	}
+}
+
+// finish runs f to its end, also if ctx ends before; then it returns ctx's
+// error at once.
+func finish[T any](ctx context.Context, rt *Runtime, f func(context.Context) (T, error)) (T, error) {
+	type outcome struct {
+		v   T
+		err error
+	}
+	done := make(chan outcome, 1)
+	rt.work.Go(func() {
+		v, err := f(context.WithoutCancel(ctx))
+		done <- outcome{v, err}
+	})
+	select {
+	case o := <-done:
+		return o.v, o.err
+	case <-ctx.Done():
+		var zero T
+		return zero, ctx.Err()
+	}
+}
+
+func storage(op, ref string, err error) error {
+	return &boxlite.Error{Op: op, Kind: boxlite.Storage, Ref: ref, Err: err}
+}
+
+// wayOut tells whoever has a damaged database what to do.
+func wayOut(err error) error {
+	if e, ok := errors.AsType[*boxlite.Error](err); ok && e.Kind == boxlite.Database {
+		e.Hint = "Run boxlite-mcp doctor --repair: it moves the damaged database aside and restores the boxes from their directories; running boxes go on."
+	}
+	return err
+}
+
+// Repair moves the database of a home aside, so that the next Open restores
+// the boxes from the copies in their directories. It returns where the old one
+// is.
+//
+// Errors: InvalidState if another process has the home open; Storage.
+func Repair(home string) (moved string, err error) {
+	lock, err := lockHome(home)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	moved, err = store.Quarantine(filepath.Join(home, "db"))
+	if err != nil {
+		return "", fmt.Errorf("move the database aside: %w", err)
+	}
+	return moved, nil
+}
