@@ -37,6 +37,9 @@ func (c *Client) fail(ctx context.Context, op, ref string, err error) error {
 		e.Err = errors.New(tame(err.Error(), 512))
 		return e
 	}
+	if decoded.Kind == boxlite.RpcTransport { // before the connection's end was noticed
+		return gone(op, ref)
+	}
 	if guestKinds[decoded.Kind] {
 		e.Kind, e.Hint = decoded.Kind, tame(decoded.Hint, 256)
 	}
