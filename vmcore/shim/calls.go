@@ -93,7 +93,8 @@ func (s *server) ReadFile(ctx context.Context, req *shimpb.ReadFileRequest) (*sh
 	if err := s.use(); err != nil {
 		return nil, err
 	}
-	st, err := s.agent.Stat(ctx, req.Path, "")
+	path := string(req.Path)
+	st, err := s.agent.Stat(ctx, path, "")
 	if err != nil {
 		return nil, err
 	}
@@ -103,11 +104,11 @@ func (s *server) ReadFile(ctx context.Context, req *shimpb.ReadFileRequest) (*sh
 	}
 	var buf bytes.Buffer
 	if limit := min(max(req.Limit, 0), maxFile); limit > 0 {
-		if _, err := s.agent.ReadFile(ctx, req.Path, agent.ReadOptions{Offset: offset, Limit: limit}, &buf); err != nil {
+		if _, err := s.agent.ReadFile(ctx, path, agent.ReadOptions{Offset: offset, Limit: limit}, &buf); err != nil {
 			return nil, err
 		}
 	}
-	info, err := json.Marshal(fileInfo(req.Path, st))
+	info, err := json.Marshal(fileInfo(path, st))
 	return &shimpb.FileReply{Info: info, Offset: offset, Data: buf.Bytes()}, err
 }
 
@@ -116,19 +117,19 @@ func (s *server) WriteFile(ctx context.Context, req *shimpb.WriteFileRequest) (*
 	if err := s.use(); err != nil {
 		return nil, err
 	}
-	user := req.User
+	user, path := string(req.User), string(req.Path)
 	if user == "" {
 		user = s.cfg.User
 	}
 	opts := agent.WriteOptions{Mode: fs.FileMode(req.Mode & 0o777), User: user, Append: req.Append, CreateParents: true}
-	if _, err := s.agent.WriteFile(ctx, req.Path, bytes.NewReader(req.Data), opts); err != nil {
+	if _, err := s.agent.WriteFile(ctx, path, bytes.NewReader(req.Data), opts); err != nil {
 		return nil, err
 	}
-	st, err := s.agent.Stat(ctx, req.Path, "")
+	st, err := s.agent.Stat(ctx, path, "")
 	if err != nil {
 		return nil, err
 	}
-	return words(fileInfo(req.Path, st))
+	return words(fileInfo(path, st))
 }
 
 func fileInfo(path string, st agent.FileInfo) boxlite.FileInfo {

@@ -95,14 +95,14 @@ func (c *Client) Run(ctx context.Context, id boxlite.ExecutionID, cmd boxlite.Co
 	if err != nil {
 		return info, err
 	}
-	reply, err := c.rpc.Run(ctx, &shimpb.RunRequest{Id: string(id), Command: data})
+	reply, err := c.rpc.Run(ctx, &shimpb.RunRequest{Id: []byte(id), Command: data})
 	return info, decode(reply.GetJson(), &info, err)
 }
 
 // Output returns a piece of an execution's output.
 func (c *Client) Output(ctx context.Context, id boxlite.ExecutionID, req boxlite.OutputRequest) (boxlite.Output, error) {
 	reply, err := c.rpc.Output(ctx, &shimpb.OutputRequest{
-		Id: string(id), StdoutOffset: req.StdoutOffset, StderrOffset: req.StderrOffset,
+		Id: []byte(id), StdoutOffset: req.StdoutOffset, StderrOffset: req.StderrOffset,
 		MaxBytes: int64(req.MaxBytes), WaitNs: int64(req.Wait), Until: int32(req.Until),
 	})
 	var out boxlite.Output
@@ -119,26 +119,26 @@ func fromChunk(c *shimpb.Chunk) boxlite.OutputChunk {
 
 // WriteStdin writes to a command's standard input and returns the bytes taken.
 func (c *Client) WriteStdin(ctx context.Context, id boxlite.ExecutionID, data []byte, eof bool) (int, error) {
-	reply, err := c.rpc.WriteStdin(ctx, &shimpb.WriteStdinRequest{Id: string(id), Data: data, Eof: eof})
+	reply, err := c.rpc.WriteStdin(ctx, &shimpb.WriteStdinRequest{Id: []byte(id), Data: data, Eof: eof})
 	return int(reply.GetTaken()), err
 }
 
 // Signal sends a signal to a command's process group.
 func (c *Client) Signal(ctx context.Context, id boxlite.ExecutionID, signal int) error {
-	_, err := c.rpc.Signal(ctx, &shimpb.SignalRequest{Id: string(id), Signal: int32(signal)})
+	_, err := c.rpc.Signal(ctx, &shimpb.SignalRequest{Id: []byte(id), Signal: int32(signal)})
 	return err
 }
 
 // StopExec ends a command and everything it started.
 func (c *Client) StopExec(ctx context.Context, id boxlite.ExecutionID, grace time.Duration) (boxlite.ExecInfo, error) {
 	var info boxlite.ExecInfo
-	reply, err := c.rpc.StopExec(ctx, &shimpb.StopExecRequest{Id: string(id), GraceNs: int64(grace)})
+	reply, err := c.rpc.StopExec(ctx, &shimpb.StopExecRequest{Id: []byte(id), GraceNs: int64(grace)})
 	return info, decode(reply.GetJson(), &info, err)
 }
 
 // ResizeTTY sets the size of a command's terminal.
 func (c *Client) ResizeTTY(ctx context.Context, id boxlite.ExecutionID, rows, cols uint16) error {
-	_, err := c.rpc.ResizeTTY(ctx, &shimpb.ResizeRequest{Id: string(id), Rows: uint32(rows), Cols: uint32(cols)})
+	_, err := c.rpc.ResizeTTY(ctx, &shimpb.ResizeRequest{Id: []byte(id), Rows: uint32(rows), Cols: uint32(cols)})
 	return err
 }
 
@@ -151,7 +151,7 @@ func (c *Client) Executions(ctx context.Context) ([]boxlite.ExecInfo, error) {
 
 // ReadFile returns a piece of a file in the box.
 func (c *Client) ReadFile(ctx context.Context, path string, offset int64, limit int) (boxlite.FileData, error) {
-	reply, err := c.rpc.ReadFile(ctx, &shimpb.ReadFileRequest{Path: path, Offset: offset, Limit: int64(limit)})
+	reply, err := c.rpc.ReadFile(ctx, &shimpb.ReadFileRequest{Path: []byte(path), Offset: offset, Limit: int64(limit)})
 	f := boxlite.FileData{Offset: reply.GetOffset(), Data: reply.GetData()}
 	return f, decode(reply.GetInfo(), &f.FileInfo, err)
 }
@@ -159,7 +159,7 @@ func (c *Client) ReadFile(ctx context.Context, path string, offset int64, limit 
 // WriteFile writes a file in the box.
 func (c *Client) WriteFile(ctx context.Context, req boxlite.WriteFileRequest) (boxlite.FileInfo, error) {
 	var info boxlite.FileInfo
-	reply, err := c.rpc.WriteFile(ctx, &shimpb.WriteFileRequest{Path: req.Path, Data: req.Data, Append: req.Append, Mode: req.Mode, User: req.User})
+	reply, err := c.rpc.WriteFile(ctx, &shimpb.WriteFileRequest{Path: []byte(req.Path), Data: req.Data, Append: req.Append, Mode: req.Mode, User: []byte(req.User)})
 	return info, decode(reply.GetJson(), &info, err)
 }
 

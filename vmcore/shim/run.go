@@ -22,7 +22,7 @@ func (s *server) Run(ctx context.Context, req *shimpb.RunRequest) (*shimpb.Words
 	if err := json.Unmarshal(req.Command, &cmd); err != nil {
 		return nil, &boxlite.Error{Op: "run command", Kind: boxlite.InvalidArgument, Err: err}
 	}
-	id, err := boxlite.ParseExecutionID(req.Id)
+	id, err := boxlite.ParseExecutionID(string(req.Id))
 	if err == nil {
 		err = cmd.Check()
 	}
@@ -132,7 +132,7 @@ func (s *server) finish(e *execution, result boxlite.ExecResult) {
 
 // Output returns a piece of an execution's output.
 func (s *server) Output(ctx context.Context, req *shimpb.OutputRequest) (*shimpb.OutputReply, error) {
-	e, err := s.execs.get(req.Id)
+	e, err := s.execs.get(string(req.Id))
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func (s *server) Output(ctx context.Context, req *shimpb.OutputRequest) (*shimpb
 
 // WriteStdin writes to a command's standard input.
 func (s *server) WriteStdin(ctx context.Context, req *shimpb.WriteStdinRequest) (*shimpb.WriteStdinReply, error) {
-	e, err := s.live(req.Id)
+	e, err := s.live(string(req.Id))
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +173,7 @@ func (s *server) live(id string) (*execution, error) {
 
 // Signal sends a signal to a command's process group.
 func (s *server) Signal(ctx context.Context, req *shimpb.SignalRequest) (*shimpb.Empty, error) {
-	e, err := s.live(req.Id)
+	e, err := s.live(string(req.Id))
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +186,7 @@ func (s *server) Signal(ctx context.Context, req *shimpb.SignalRequest) (*shimpb
 // StopExec ends a command and everything it started, also what is left of one
 // that has exited.
 func (s *server) StopExec(ctx context.Context, req *shimpb.StopExecRequest) (*shimpb.Words, error) {
-	e, err := s.execs.get(req.Id)
+	e, err := s.execs.get(string(req.Id))
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +205,7 @@ func (s *server) StopExec(ctx context.Context, req *shimpb.StopExecRequest) (*sh
 
 // ResizeTTY sets the size of a command's terminal.
 func (s *server) ResizeTTY(ctx context.Context, req *shimpb.ResizeRequest) (*shimpb.Empty, error) {
-	e, err := s.live(req.Id)
+	e, err := s.live(string(req.Id))
 	if err != nil {
 		return nil, err
 	}

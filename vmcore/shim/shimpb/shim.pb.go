@@ -348,7 +348,7 @@ func (x *StopRequest) GetDiscard() bool {
 
 type RunRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Command       []byte                 `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"` // boxlite.Command
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -384,11 +384,11 @@ func (*RunRequest) Descriptor() ([]byte, []int) {
 	return file_shim_proto_rawDescGZIP(), []int{6}
 }
 
-func (x *RunRequest) GetId() string {
+func (x *RunRequest) GetId() []byte {
 	if x != nil {
 		return x.Id
 	}
-	return ""
+	return nil
 }
 
 func (x *RunRequest) GetCommand() []byte {
@@ -400,7 +400,7 @@ func (x *RunRequest) GetCommand() []byte {
 
 type OutputRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	StdoutOffset  int64                  `protobuf:"varint,2,opt,name=stdout_offset,json=stdoutOffset,proto3" json:"stdout_offset,omitempty"`
 	StderrOffset  int64                  `protobuf:"varint,3,opt,name=stderr_offset,json=stderrOffset,proto3" json:"stderr_offset,omitempty"`
 	MaxBytes      int64                  `protobuf:"varint,4,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
@@ -440,11 +440,11 @@ func (*OutputRequest) Descriptor() ([]byte, []int) {
 	return file_shim_proto_rawDescGZIP(), []int{7}
 }
 
-func (x *OutputRequest) GetId() string {
+func (x *OutputRequest) GetId() []byte {
 	if x != nil {
 		return x.Id
 	}
-	return ""
+	return nil
 }
 
 func (x *OutputRequest) GetStdoutOffset() int64 {
@@ -620,7 +620,7 @@ func (x *OutputReply) GetStderr() *Chunk {
 
 type WriteStdinRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
 	Eof           bool                   `protobuf:"varint,3,opt,name=eof,proto3" json:"eof,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -657,11 +657,11 @@ func (*WriteStdinRequest) Descriptor() ([]byte, []int) {
 	return file_shim_proto_rawDescGZIP(), []int{10}
 }
 
-func (x *WriteStdinRequest) GetId() string {
+func (x *WriteStdinRequest) GetId() []byte {
 	if x != nil {
 		return x.Id
 	}
-	return ""
+	return nil
 }
 
 func (x *WriteStdinRequest) GetData() []byte {
@@ -724,7 +724,7 @@ func (x *WriteStdinReply) GetTaken() int64 {
 
 type SignalRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Signal        int32                  `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -760,11 +760,11 @@ func (*SignalRequest) Descriptor() ([]byte, []int) {
 	return file_shim_proto_rawDescGZIP(), []int{12}
 }
 
-func (x *SignalRequest) GetId() string {
+func (x *SignalRequest) GetId() []byte {
 	if x != nil {
 		return x.Id
 	}
-	return ""
+	return nil
 }
 
 func (x *SignalRequest) GetSignal() int32 {
@@ -776,7 +776,7 @@ func (x *SignalRequest) GetSignal() int32 {
 
 type StopExecRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	GraceNs       int64                  `protobuf:"varint,2,opt,name=grace_ns,json=graceNs,proto3" json:"grace_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -812,11 +812,11 @@ func (*StopExecRequest) Descriptor() ([]byte, []int) {
 	return file_shim_proto_rawDescGZIP(), []int{13}
 }
 
-func (x *StopExecRequest) GetId() string {
+func (x *StopExecRequest) GetId() []byte {
 	if x != nil {
 		return x.Id
 	}
-	return ""
+	return nil
 }
 
 func (x *StopExecRequest) GetGraceNs() int64 {
@@ -828,7 +828,7 @@ func (x *StopExecRequest) GetGraceNs() int64 {
 
 type ResizeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Rows          uint32                 `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`
 	Cols          uint32                 `protobuf:"varint,3,opt,name=cols,proto3" json:"cols,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -865,11 +865,11 @@ func (*ResizeRequest) Descriptor() ([]byte, []int) {
 	return file_shim_proto_rawDescGZIP(), []int{14}
 }
 
-func (x *ResizeRequest) GetId() string {
+func (x *ResizeRequest) GetId() []byte {
 	if x != nil {
 		return x.Id
 	}
-	return ""
+	return nil
 }
 
 func (x *ResizeRequest) GetRows() uint32 {
@@ -932,7 +932,7 @@ func (x *ExecutionList) GetJson() []byte {
 
 type ReadFileRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Path          []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
 	Limit         int64                  `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -969,11 +969,11 @@ func (*ReadFileRequest) Descriptor() ([]byte, []int) {
 	return file_shim_proto_rawDescGZIP(), []int{16}
 }
 
-func (x *ReadFileRequest) GetPath() string {
+func (x *ReadFileRequest) GetPath() []byte {
 	if x != nil {
 		return x.Path
 	}
-	return ""
+	return nil
 }
 
 func (x *ReadFileRequest) GetOffset() int64 {
@@ -1052,11 +1052,11 @@ func (x *FileReply) GetData() []byte {
 
 type WriteFileRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Path          []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
 	Append        bool                   `protobuf:"varint,3,opt,name=append,proto3" json:"append,omitempty"`
 	Mode          uint32                 `protobuf:"varint,4,opt,name=mode,proto3" json:"mode,omitempty"`
-	User          string                 `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
+	User          []byte                 `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1091,11 +1091,11 @@ func (*WriteFileRequest) Descriptor() ([]byte, []int) {
 	return file_shim_proto_rawDescGZIP(), []int{18}
 }
 
-func (x *WriteFileRequest) GetPath() string {
+func (x *WriteFileRequest) GetPath() []byte {
 	if x != nil {
 		return x.Path
 	}
-	return ""
+	return nil
 }
 
 func (x *WriteFileRequest) GetData() []byte {
@@ -1119,11 +1119,11 @@ func (x *WriteFileRequest) GetMode() uint32 {
 	return 0
 }
 
-func (x *WriteFileRequest) GetUser() string {
+func (x *WriteFileRequest) GetUser() []byte {
 	if x != nil {
 		return x.User
 	}
-	return ""
+	return nil
 }
 
 type StatusReply struct {
@@ -1215,10 +1215,10 @@ const file_shim_proto_rawDesc = "" +
 	"\adiscard\x18\x02 \x01(\bR\adiscard\"6\n" +
 	"\n" +
 	"RunRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x18\n" +
 	"\acommand\x18\x02 \x01(\fR\acommand\"\xb5\x01\n" +
 	"\rOutputRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12#\n" +
 	"\rstdout_offset\x18\x02 \x01(\x03R\fstdoutOffset\x12#\n" +
 	"\rstderr_offset\x18\x03 \x01(\x03R\fstderrOffset\x12\x1b\n" +
 	"\tmax_bytes\x18\x04 \x01(\x03R\bmaxBytes\x12\x17\n" +
@@ -1235,25 +1235,25 @@ const file_shim_proto_rawDesc = "" +
 	"\x06stdout\x18\x02 \x01(\v2\x16.boxlite.shim.v1.ChunkR\x06stdout\x12.\n" +
 	"\x06stderr\x18\x03 \x01(\v2\x16.boxlite.shim.v1.ChunkR\x06stderr\"I\n" +
 	"\x11WriteStdinRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x10\n" +
 	"\x03eof\x18\x03 \x01(\bR\x03eof\"'\n" +
 	"\x0fWriteStdinReply\x12\x14\n" +
 	"\x05taken\x18\x01 \x01(\x03R\x05taken\"7\n" +
 	"\rSignalRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\"<\n" +
 	"\x0fStopExecRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x19\n" +
 	"\bgrace_ns\x18\x02 \x01(\x03R\agraceNs\"G\n" +
 	"\rResizeRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04rows\x18\x02 \x01(\rR\x04rows\x12\x12\n" +
 	"\x04cols\x18\x03 \x01(\rR\x04cols\"#\n" +
 	"\rExecutionList\x12\x12\n" +
 	"\x04json\x18\x01 \x01(\fR\x04json\"S\n" +
 	"\x0fReadFileRequest\x12\x12\n" +
-	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x04path\x18\x01 \x01(\fR\x04path\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\x03R\x05limit\"K\n" +
 	"\tFileReply\x12\x12\n" +
@@ -1261,11 +1261,11 @@ const file_shim_proto_rawDesc = "" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\"z\n" +
 	"\x10WriteFileRequest\x12\x12\n" +
-	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x16\n" +
 	"\x06append\x18\x03 \x01(\bR\x06append\x12\x12\n" +
 	"\x04mode\x18\x04 \x01(\rR\x04mode\x12\x12\n" +
-	"\x04user\x18\x05 \x01(\tR\x04user\"c\n" +
+	"\x04user\x18\x05 \x01(\fR\x04user\"c\n" +
 	"\vStatusReply\x12\x18\n" +
 	"\ametrics\x18\x01 \x01(\fR\ametrics\x12 \n" +
 	"\flast_used_ns\x18\x02 \x01(\x03R\n" +
