@@ -50,6 +50,7 @@ var mayImport = map[string][]string{
 
 	"internal/testbin":   {},
 	"internal/testimage": {"", "internal/testbin", "vmcore/image"},
+	"internal/testsum":   {},
 	"examples":           {"*", "internal/testimage"},
 }
 
@@ -62,7 +63,7 @@ var mayUse = map[string][]string{
 	"golang.org/x/net":           {"vmcore/image", "egress"},
 	"golang.org/x/term":          {"cmd", "internal/cli"},
 	"google.golang.org/grpc":     {"agent", "vmcore", "internal/rpc", "internal/rpcerr", "cmd"},
-	"google.golang.org/protobuf": {"agent", "vmcore", "internal/rpc", "internal/rpcerr"},
+	"google.golang.org/protobuf": {"agent", "store", "vmcore", "internal/rpc", "internal/rpcerr"},
 	// Only its messages for error details, which gRPC itself is made with.
 	"google.golang.org/genproto/googleapis/rpc": {"internal/rpcerr"},
 

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/boxlite-mcp/boxlite-mcp/internal/testbin"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -49,7 +50,11 @@ func Serve(ctx context.Context, dir string, log io.Writer) (*Registry, error) {
 	if err := os.WriteFile(file, fmt.Appendf(nil, config, filepath.Join(dir, "data")), 0o644); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("docker-registry", "serve", file)
+	program, err := registryProgram(ctx, log)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(program, "serve", file)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "OTEL_TRACES_EXPORTER=none"}
 	cmd.SysProcAttr = withParent()
 	output, err := cmd.StderrPipe()
@@ -60,7 +65,7 @@ func Serve(ctx context.Context, dir string, log io.Writer) (*Registry, error) {
 	started, addr := make(chan error, 1), make(chan string, 1)
 	go r.run(started, addr, output, log)
 	if err := <-started; err != nil {
-		return nil, fmt.Errorf("start docker-registry (Debian package docker-registry): %w", err)
+		return nil, fmt.Errorf("start docker-registry: %w", err)
 	}
 	select {
 	case r.addr = <-addr:
@@ -72,6 +77,45 @@ func Serve(ctx context.Context, dir string, log io.Writer) (*Registry, error) {
 		err = errors.New("it did not listen within 30 seconds")
 	}
 	return nil, fmt.Errorf("docker-registry: %w", errors.Join(err, ctx.Err(), r.Close()))
+}
+
+// registryProgram returns the path of docker-registry. Where it is not
+// installed, the package is unpacked below build/ of the module, once:
+// installing it would leave a service running on port 5000, which nobody asked
+// for.
+func registryProgram(ctx context.Context, log io.Writer) (string, error) {
+	if path, err := exec.LookPath("docker-registry"); err == nil {
+		return path, nil
+	}
+	module, err := testbin.ModuleRoot()
+	if err != nil {
+		return "", err
+	}
+	return unpackRegistry(ctx, filepath.Join(module, "build", "docker-registry"), log)
+}
+
+func unpackRegistry(ctx context.Context, dir string, log io.Writer) (string, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	unlock, err := lock(filepath.Join(dir, "lock"))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	path := filepath.Join(dir, "docker-registry")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	unpack := exec.CommandContext(ctx, "sh", "-e", "-c", `apt-get download -qq docker-registry
+dpkg-deb -x docker-registry_*.deb .
+rm docker-registry_*.deb
+mv usr/bin/docker-registry .`)
+	unpack.Dir, unpack.Stdout, unpack.Stderr = dir, log, log
+	if err := unpack.Run(); err != nil {
+		return "", fmt.Errorf("get the Debian package docker-registry: %w", err)
+	}
+	return path, nil
 }
 
 // run is the life of the server. It holds its thread: the parent-death signal

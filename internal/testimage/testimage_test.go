@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -74,10 +75,25 @@ func TestDebianImageThroughARealRegistry(t *testing.T) {
 	}
 }
 
-func TestServeSaysWhatIsMissing(t *testing.T) {
-	t.Setenv("PATH", t.TempDir())
-	if reg, err := Serve(t.Context(), t.TempDir(), t.Output()); err == nil || !strings.Contains(err.Error(), "package docker-registry") {
-		t.Errorf("got %v, %v", reg, err)
+// Where the registry is not installed it is unpacked, once, and runs.
+func TestRegistryIsUnpackedOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("downloads a package")
+	}
+	dir := t.TempDir()
+	path, err := unpackRegistry(t.Context(), dir, t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(path, "--version").CombinedOutput(); err != nil {
+		t.Errorf("%s: %v\n%s", path, err, out)
+	}
+	t.Setenv("PATH", "") // so that a second download would fail
+	if again, err := unpackRegistry(t.Context(), dir, t.Output()); again != path || err != nil {
+		t.Errorf("the second time: %q, %v", again, err)
+	}
+	if _, err := unpackRegistry(t.Context(), t.TempDir(), t.Output()); err == nil || !strings.Contains(err.Error(), "package docker-registry") {
+		t.Errorf("without apt-get: %v", err)
 	}
 }
 

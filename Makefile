@@ -1,0 +1,61 @@
+# What a person types. Everything here works from a fresh clone on Debian with
+# Go, make and git; what else is needed, the targets install.
+#
+#   make demo     watch an agent's client use boxes, end to end
+#   make test     all set-up and all tests, as CI runs them
+#   make build    bin/boxlite-mcp and the two programs it needs beside it
+#
+# While working: go test -short ./... takes seconds and boots no sandbox.
+
+SHELL  := /bin/bash
+GO     ?= go
+TOOL   := $(GO) tool -modfile=tools.mod
+PROTOS := $(shell find agent vmcore internal -name '*.proto' 2>/dev/null)
+
+# Version information comes from git where git answers.
+VCS := $(shell git status --porcelain >/dev/null 2>&1 && echo auto || echo false)
+
+.PHONY: all build demo test bench soak setup lint fmt generate clean
+
+all: build
+
+# cgo is not needed by any of them, and without it they run on every Linux.
+build:
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -o bin/ ./cmd/...
+
+setup:
+	scripts/setup test bench
+
+demo:
+	scripts/setup demo
+	@$(MAKE) --no-print-directory build
+	$(GO) run ./examples/demo
+
+test:
+	scripts/setup test
+	scripts/test
+
+# Ratios against the bare engine and against other tools, in one run.
+bench:
+	scripts/setup bench
+	@$(MAKE) --no-print-directory build
+	$(GO) run ./internal/bench
+
+# What takes hours. Put what it printed into docs/soak.md.
+soak:
+	scripts/setup test
+	BOXLITE_SOAK=1 $(GO) test -count=1 -timeout 12h -run Soak ./...
+
+lint:
+	$(TOOL) golangci-lint run ./...
+
+fmt:
+	$(TOOL) golangci-lint fmt ./...
+
+generate:
+	scripts/setup generate
+	scripts/generate $(PROTOS)
+
+clean:
+	rm -rf bin build
