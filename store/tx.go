@@ -225,24 +225,3 @@ func (tx *Tx) setSchema(n int) error {
 	tx.dirty = true
 	return classify("write schema", "", guard(func() error { return tx.txn.Set([]byte(schemaKey), value) }))
 }
-
-// keys returns the full keys that begin with prefix, in order.
-func (tx *Tx) keys(prefix string) (keys []string, err error) {
-	err = guard(func() error {
-		return scan(tx.txn, prefix, func(key string, _ *badger.Item) error { keys = append(keys, key); return nil })
-	})
-	return keys, classify("list", show(prefix), err)
-}
-
-// scan calls fn for every entry whose key begins with prefix, in key order,
-// until it fails. The item is valid during the call.
-func scan(txn *badger.Txn, prefix string, fn func(key string, item *badger.Item) error) error {
-	it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(prefix)}) // without prefetch: values are with the keys
-	defer it.Close()
-	for it.Rewind(); it.Valid(); it.Next() {
-		if err := fn(string(it.Item().Key()), it.Item()); err != nil {
-			return err
-		}
-	}
-	return nil
-}

@@ -107,19 +107,8 @@ func (t TxTable[T]) All() iter.Seq2[Record[T], error] { return t.Prefix("") }
 // it then sees the changes, but no new ones.
 func (t TxTable[T]) Prefix(prefix string) iter.Seq2[Record[T], error] {
 	return func(yield func(Record[T], error) bool) {
-		// Badger allows one iterator in a transaction that writes; keys are
-		// small, so the loop goes over a list of them and loops nest.
-		keys, err := t.tx.keys(t.t.prefix + prefix)
-		if err != nil {
-			yield(Record[T]{}, err)
-			return
-		}
-		for _, full := range keys {
-			e, err := t.tx.get(full)
-			if err == nil && e == nil {
-				continue // deleted in the loop
-			}
-			rec := Record[T]{Key: full[len(t.t.prefix):]}
+		for e, err := range t.tx.each(t.t.prefix + prefix) {
+			rec := Record[T]{Key: strings.TrimPrefix(e.key, t.t.prefix)}
 			if err == nil {
 				rec.Value, err = t.t.decode(rec.Key, e.value)
 			}
@@ -141,16 +130,11 @@ func (t TxTable[T]) Len() (n int, err error) {
 // Reindex rewrites the entries of all indexes from the records, for a
 // migration that changes what is indexed.
 func (t TxTable[T]) Reindex() error {
-	entries, err := t.tx.keys(t.t.name + ".")
-	if err != nil {
-		return err
-	}
-	for _, key := range entries {
-		prev, err := t.tx.get(key)
+	for e, err := range t.tx.each(t.t.name + ".") {
 		if err != nil {
 			return err
 		}
-		if err := t.tx.delete(key, prev); err != nil {
+		if err := t.unlink(e.key); err != nil {
 			return err
 		}
 	}
@@ -272,25 +256,16 @@ func (t TxTable[T]) verify() error {
 			}
 		}
 	}
-	have, err := t.entries()
-	bad.add(err)
+	var have []string
+	for e, err := range t.tx.each(t.t.name + ".") {
+		bad.add(err)
+		have = append(have, e.key+separator+string(e.value))
+	}
 	slices.Sort(want)
 	slices.Sort(have)
 	bad.missing("record without index entry", want, have)
 	bad.missing("index entry without record", have, want)
 	return bad.err()
-}
-
-// entries returns every index entry as its key and its record's.
-func (t TxTable[T]) entries() (all []string, err error) {
-	err = guard(func() error {
-		return scan(t.tx.txn, t.t.name+".", func(key string, item *badger.Item) error {
-			value, err := item.ValueCopy(nil)
-			all = append(all, key+separator+string(value))
-			return err
-		})
-	})
-	return all, classify("list", t.t.name+" indexes", err)
 }
 
 // missing adds every string that is in a and not in b, both sorted.
