@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 	"vmcore/shim":          {"", "agent", "vmcore/engine", "vmcore/spool", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
 
 	"sessions": {"", "vmcore", "store", "secrets", "egress"},
-	"tools":    {""}, // a small interface of its own, which others implement
+	"tools":    {"", "prompts"}, // what they call is an interface, which others implement
 	"prompts":  {},
 
 	"internal/proc":       {""},
