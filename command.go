@@ -18,6 +18,20 @@ type Command struct {
 	Cols       uint16        `json:"cols,omitempty"`        // of the terminal; 0: 80
 	Stdin      bool          `json:"stdin,omitempty"`       // keep standard input open for writing; else it is empty
 	Timeout    time.Duration `json:"timeout,omitempty"`     // the whole process tree ends after it; 0: none
+
+	// Key makes it safe to ask again: Run with the key of an execution that the
+	// running box knows returns that execution. It is what [NewExecutionKey]
+	// returns. "": always another execution.
+	Key string `json:"key,omitempty"`
+}
+
+// ExecutionID returns the identifier that the command's execution in the given
+// box has, or a fresh one if the command has no key.
+func (c Command) ExecutionID(box BoxID) ExecutionID {
+	if c.Key == "" {
+		return NewExecutionID(box)
+	}
+	return ExecutionID(string(box) + "-" + c.Key)
 }
 
 // Shell returns the command that /bin/sh runs for a line of shell.
@@ -49,6 +63,9 @@ func (c Command) Check() error {
 	}
 	if c.WorkingDir != "" && !path.IsAbs(c.WorkingDir) {
 		return bad("Give an absolute path inside the box.", "working_dir %s is relative", quote(c.WorkingDir))
+	}
+	if c.Key != "" && !isExecutionKey(c.Key) {
+		return bad("Leave the key out.", "key %s is not %d Base62 characters", quote(c.Key), executionKeyLen)
 	}
 	if c.Timeout < 0 {
 		return bad("Give a positive timeout, or none.", "timeout is %s", c.Timeout)

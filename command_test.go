@@ -37,8 +37,26 @@ func TestCommandCheck(t *testing.T) {
 		"too much together":  {Args: []string{strings.Repeat("x", 1<<19)}, Env: []boxlite.Env{{Name: "A", Value: strings.Repeat("x", 1<<19)}}},
 		"relative directory": {Args: []string{"sh"}, WorkingDir: "tmp"},
 		"negative timeout":   {Args: []string{"sh"}, Timeout: -1},
+		"short key":          {Args: []string{"sh"}, Key: "aB3cD4e"},
+		"key with a dash":    {Args: []string{"sh"}, Key: "aB3cD4e-"},
 	} {
 		wantInvalid(t, name, "", c.Check())
+	}
+}
+
+func TestKeyEndsTheExecutionID(t *testing.T) {
+	box := boxlite.NewBoxID()
+	c := boxlite.Command{Args: []string{"sh"}, Key: boxlite.NewExecutionKey()}
+	if err := c.Check(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := boxlite.ParseExecutionID(string(c.ExecutionID(box)))
+	if err != nil || id.Box() != box || !strings.HasSuffix(string(id), "-"+c.Key) || id != c.ExecutionID(box) {
+		t.Errorf("ExecutionID(%s) = %s, %v", box, id, err)
+	}
+	c.Key = ""
+	if a, b := c.ExecutionID(box), c.ExecutionID(box); a == b || a.Box() != box {
+		t.Errorf("without a key: %s, %s", a, b)
 	}
 }
 

@@ -94,8 +94,17 @@ type ExecutionID string
 
 // NewExecutionID returns a fresh identifier for an execution in the given box.
 func NewExecutionID(box BoxID) ExecutionID {
-	return ExecutionID(string(box) + "-" + randomBase62(8))
+	return ExecutionID(string(box) + "-" + NewExecutionKey())
 }
+
+// executionKeyLen is the number of characters that tell the executions of a
+// box apart.
+const executionKeyLen = 8
+
+// NewExecutionKey returns a fresh [Command.Key]: the end of an ExecutionID.
+func NewExecutionKey() string { return randomBase62(executionKeyLen) }
+
+func isExecutionKey(s string) bool { return len(s) == executionKeyLen && consistsOf(s, base62) }
 
 // ParseExecutionID returns s as an ExecutionID.
 //
@@ -103,7 +112,7 @@ func NewExecutionID(box BoxID) ExecutionID {
 // characters.
 func ParseExecutionID(s string) (ExecutionID, error) {
 	box, run, ok := strings.Cut(s, "-")
-	if _, err := ParseBoxID(box); ok && err == nil && len(run) == 8 && consistsOf(run, base62) {
+	if _, err := ParseBoxID(box); ok && err == nil && isExecutionKey(run) {
 		return ExecutionID(s), nil
 	}
 	return "", &Error{Op: "parse execution id", Kind: InvalidArgument, Ref: quote(s),

@@ -41,7 +41,7 @@ func (b *Box) run(ctx context.Context, cmd boxlite.Command, report func(boxlite.
 	if err := cmd.Check(); err != nil {
 		return boxlite.ExecInfo{}, err
 	}
-	id := boxlite.NewExecutionID(b.id)
+	id := cmd.ExecutionID(b.id)
 	return use(ctx, b, report, func(c *shim.Client) (boxlite.ExecInfo, error) { return c.Run(ctx, id, cmd) })
 }
 
