@@ -46,7 +46,7 @@ func (c *Cache) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 		img, err := c.pullLocal(ctx, r, o)
 		return img, c.fault("read image", r.String(), err)
 	}
-	candidates, err := c.registries.candidates(r)
+	candidates, err := c.allowed().candidates(r)
 	if err != nil {
 		return Image{}, err
 	}
@@ -87,7 +87,7 @@ func (c *Cache) pullFrom(ctx context.Context, r Reference, report func(boxlite.P
 	if c.opts.Offline {
 		return Image{}, &boxlite.Error{Kind: boxlite.NotFound, Hint: "Pull it while online.", Err: errors.New("the image is not in the cache, and the network is off")}
 	}
-	e, err := c.registries.find(r)
+	e, err := c.allowed().find(r)
 	if err != nil {
 		return Image{}, err
 	}

@@ -19,11 +19,13 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -229,4 +231,30 @@ func check(err error) {
 	if err != nil {
 		panic(fmt.Sprintf("imagetest: %v", err))
 	}
+}
+
+// RawPAX returns a tar stream of one empty file with PAX records that
+// archive/tar refuses to write.
+func RawPAX(name string, records map[string]string) []byte {
+	var text []byte
+	for _, k := range slices.Sorted(maps.Keys(records)) {
+		line := " " + k + "=" + records[k] + "\n"
+		n := len(line) + 1
+		for len(fmt.Sprint(n))+len(line) != n {
+			n = len(fmt.Sprint(n)) + len(line)
+		}
+		text = append(text, fmt.Sprint(n)+line...)
+	}
+	header, file := File("x", 0o644, string(text)), File(name, 0o644, "")
+	header.ModTime, file.ModTime = When.Truncate(time.Second), When.Truncate(time.Second) // else they get PAX records of their own
+	body := Tar(header)
+	head := body[:512:512]
+	head[156] = tar.TypeXHeader
+	copy(head[148:], "        ")
+	sum := 0
+	for _, b := range head {
+		sum += int(b)
+	}
+	copy(head[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return append(body[:len(body)-1024:len(body)-1024], Tar(file)...)
 }
