@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/internal/rpcerr"
+	"google.golang.org/grpc/status"
 )
 
 // guestKinds are the kinds that a guest may give an error. Anything else it
@@ -40,7 +42,11 @@ func (c *Client) fail(ctx context.Context, op, ref string, err error) error {
 	if decoded.Kind == boxlite.RpcTransport { // before the connection's end was noticed
 		return gone(op, ref)
 	}
-	if guestKinds[decoded.Kind] {
+	if at, ok := ctx.Deadline(); ok && decoded.Kind == boxlite.Timeout && time.Until(at) < time.Second { // the guest's clock was first
+		e.Kind, e.Err = boxlite.Timeout, context.DeadlineExceeded
+		return e
+	}
+	if st, _ := status.FromError(err); len(st.Proto().GetDetails()) > 0 && guestKinds[decoded.Kind] { // else gRPC has classified it
 		e.Kind, e.Hint = decoded.Kind, tame(decoded.Hint, 256)
 	}
 	if decoded.Err != nil {
