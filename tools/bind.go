@@ -26,15 +26,17 @@ import (
 func bind(tool string, fields []field, raw json.RawMessage, into any) error {
 	members, err := splitObject(raw)
 	if err != nil {
-		return badArguments(tool, fields, err.Error())
+		return badArguments(tool, fields, err.Error(), true)
 	}
 	v := reflect.ValueOf(into).Elem()
 	var problems []string
+	lost := false // the caller does not know what there is
 	given := map[string]bool{}
 	for _, m := range members {
 		f, ok := find(fields, m.name)
 		switch {
 		case !ok:
+			lost = true
 			problems = append(problems, "there is no argument "+quoteText(m.name, 80))
 		case given[m.name]:
 			problems = append(problems, m.name+" is given twice")
@@ -50,6 +52,7 @@ func bind(tool string, fields []field, raw json.RawMessage, into any) error {
 		switch {
 		case given[f.name]:
 		case f.required:
+			lost = true
 			problems = append(problems, f.name+" is missing")
 		case f.def != "":
 			if err := f.set(v.Field(f.index), json.RawMessage(defaultJSON(f))); err != nil {
@@ -64,10 +67,15 @@ func bind(tool string, fields []field, raw json.RawMessage, into any) error {
 	if n := len(problems); n > most {
 		problems = append(problems[:most], fmt.Sprintf("and %d more", n-most))
 	}
-	return badArguments(tool, fields, strings.Join(problems, "; "))
+	return badArguments(tool, fields, strings.Join(problems, "; "), lost)
 }
 
-func badArguments(tool string, fields []field, problem string) error {
+func badArguments(tool string, fields []field, problem string, list bool) error {
+	e := &boxlite.Error{Op: "read the arguments of " + tool, Kind: boxlite.InvalidArgument, Err: errors.New(problem),
+		Hint: "Correct this and call again."}
+	if !list {
+		return e
+	}
 	var names []string
 	for _, f := range fields {
 		name := f.name
@@ -76,8 +84,8 @@ func badArguments(tool string, fields []field, problem string) error {
 		}
 		names = append(names, name)
 	}
-	return &boxlite.Error{Op: "read the arguments of " + tool, Kind: boxlite.InvalidArgument, Err: errors.New(problem),
-		Hint: "Valid arguments: " + strings.Join(names, ", ") + "."}
+	e.Hint = "Valid arguments: " + strings.Join(names, ", ") + "."
+	return e
 }
 
 func defaultJSON(f field) string {

@@ -37,7 +37,7 @@ type execResult struct {
 	Truncated bool        `json:"truncated,omitempty"`
 	Seconds   float64     `json:"duration_seconds,omitempty"`
 	Stdout    *streamView `json:"stdout,omitempty"`
-	Stderr    *streamView `json:"stderr,omitempty"`
+	Stderr    *streamView `json:"stderr,omitempty" shallow:"true" doc:"Like stdout"`
 	Next      string      `json:"next,omitempty"` // the call that goes on
 }
 
@@ -70,13 +70,14 @@ func execInBox(ctx context.Context, c *call, a boxExecArgs) (string, execResult,
 		next := "box_start with box=" + v.BoxID + ", then box_exec again"
 		return "The command has NOT been run. " + text, execResult{BoxID: v.BoxID, Status: "starting_box", Next: next}, nil
 	}
-	e, err := c.runCommand(ctx, string(info.ID), cmd)
+	cmd.Key = boxlite.NewExecutionKey()
+	c.progress.follow(nil)
+	c.progress.report(boxlite.Progress{Phase: "running"})
+	c.progress.tell("starting the command as exec_id " + string(cmd.ExecutionID(info.ID)))
+	e, err := c.runCommand(ctx, info.ID, cmd)
 	if err != nil {
 		return "", execResult{}, c.boxFault(ctx, a.Box, err)
 	}
-	c.progress.follow(nil)
-	c.progress.report(boxlite.Progress{Phase: "running"})
-	c.progress.tell("running, exec_id " + string(e.ID))
 	if a.Stdin != nil {
 		c.feed(ctx, e.ID, *a.Stdin, !a.KeepStdinOpen)
 	}
@@ -100,14 +101,20 @@ func (a boxExecArgs) toCommand() (boxlite.Command, error) {
 
 // runCommand starts a command. Once asked for, the start is not taken back by
 // the end of the wait: a command that runs although its caller was told
-// otherwise would be worse.
-func (c *call) runCommand(ctx context.Context, box string, cmd boxlite.Command) (boxlite.ExecInfo, error) {
+// otherwise would be worse. The command's key makes it safe to ask again when
+// the connection was lost, and lets its id be told before it is confirmed.
+func (c *call) runCommand(ctx context.Context, box boxlite.BoxID, cmd boxlite.Command) (boxlite.ExecInfo, error) {
+	id := string(cmd.ExecutionID(box))
 	unsure := &fault{
-		message: "the command was handed to the box, which has not confirmed it yet. It may be running.",
-		hint:    "Call box_get with box=" + box + " to see its executions before running it again.",
+		message: "the command was handed to the box, which has not confirmed yet that it runs. Its exec_id is " + id + ".",
+		hint:    "Call exec_read with exec_id=" + id + " before running it again.",
 	}
 	return detached(ctx, c, unsure, func(ctx context.Context) (boxlite.ExecInfo, error) {
-		return c.svc.Run(ctx, box, cmd, c.progress.report)
+		e, err := c.svc.Run(ctx, string(box), cmd, c.progress.report)
+		if err != nil && boxlite.KindOf(err) == boxlite.RpcTransport {
+			e, err = c.svc.Run(ctx, string(box), cmd, c.progress.report)
+		}
+		return e, err
 	})
 }
 

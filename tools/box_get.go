@@ -12,7 +12,7 @@ import (
 const mostExecutions = 20
 
 type boxGetResult struct {
-	Box             boxView    `json:"box"`
+	Box             boxView    `json:"box" shallow:"true" doc:"As in box_create"`
 	CommandsRun     int64      `json:"commands_run"`
 	CPUPercent      *float64   `json:"cpu_percent,omitempty"`
 	MemoryBytes     *int64     `json:"memory_bytes,omitempty"`
@@ -70,7 +70,7 @@ func writeExecutions(b *strings.Builder, r *boxGetResult, execs []boxlite.ExecIn
 	}
 	for _, e := range execs {
 		v := viewExec(e)
-		fmt.Fprintf(b, "\n%s %s, %s", v.ExecID, quoteText(v.Command, 200), outcome(e))
+		fmt.Fprintf(b, "\n%s %s %s", v.ExecID, quoteText(v.Command, 200), outcome(e))
 		r.Executions = append(r.Executions, v)
 	}
 }

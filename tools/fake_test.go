@@ -27,6 +27,7 @@ import (
 type fake struct {
 	startTakes time.Duration // a start reports half of it, "pulling image 50 %"
 	ignoreCtx  bool          // starts ignore their context
+	countIDs   bool          // executions are numbered and keys ignored, for golden files
 	hook       func(op string) error
 
 	mu     sync.Mutex
@@ -124,7 +125,7 @@ func (f *fake) CreateBox(ctx context.Context, req boxlite.CreateRequest, report 
 	defer f.mu.Unlock()
 	f.last = req
 	if req.Name != "" {
-		if _, err := f.find(req.Name); err == nil {
+		if slices.ContainsFunc(f.boxes, func(b *fakeBox) bool { return b.info.Name == req.Name }) {
 			return boxlite.BoxInfo{}, boxlite.Errorf(boxlite.AlreadyExists, "create box", req.Name, "name in use")
 		}
 	}
@@ -276,7 +277,13 @@ func (f *fake) Run(ctx context.Context, ref string, cmd boxlite.Command, report 
 		return boxlite.ExecInfo{}, boxlite.Errorf(boxlite.Run, "run command", "nosuch", "not found in PATH")
 	}
 	f.n++
-	id := boxlite.ExecutionID(fmt.Sprintf("%s-x%07d", b.info.ID, f.n))
+	id := cmd.ExecutionID(b.info.ID)
+	if f.countIDs {
+		id = boxlite.ExecutionID(fmt.Sprintf("%s-x%07d", b.info.ID, f.n))
+	}
+	if e, ok := f.execs[id]; ok {
+		return e.info, nil
+	}
 	e := &fakeExec{
 		f: f, box: b, cmd: cmd, changed: make(chan struct{}), stop: make(chan int, 1), stdin: make(chan []byte),
 		info: boxlite.ExecInfo{ID: id, Args: cmd.Args, TTY: cmd.TTY, Started: epoch, Running: true},

@@ -17,6 +17,7 @@ import (
 //	default:"30"            the value of an argument that is not there
 //	min:"0" max:"50"        the range of a number
 //	enum:"a,b"              the values of a string
+//	shallow:"true"          an object whose properties the schema does not list
 type field struct {
 	name     string
 	index    int
@@ -27,6 +28,7 @@ type field struct {
 	def      string
 	min, max *int64
 	enum     []string
+	shallow  bool
 }
 
 // fieldsOf returns the fields of the struct type T in their order.
@@ -51,6 +53,7 @@ func structFields(t reflect.Type) []field {
 			name: name, index: i, typ: typ,
 			doc: f.Tag.Get("doc"), def: f.Tag.Get("default"),
 			required: f.Tag.Get("required") == "true",
+			shallow:  f.Tag.Get("shallow") == "true",
 			optional: strings.Contains(opts, "omit"),
 			min:      bound(f.Tag.Get("min")), max: bound(f.Tag.Get("max")),
 		}

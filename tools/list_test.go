@@ -163,8 +163,8 @@ func TestHandshakeAndListDoNotWaitForTheService(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer srv.Close()
-	defer close(blocked)
+	t.Cleanup(func() { srv.Close() })
+	t.Cleanup(func() { close(blocked) })
 	begun := time.Now()
 	s := connect(t, srv, nil)
 	if _, err := s.ListTools(t.Context(), nil); err != nil {

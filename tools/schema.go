@@ -69,7 +69,12 @@ func properties(fields []field) (props string, required []string) {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		b.WriteString(quoteJSON(f.name) + ":{" + typeSchema(f.typ))
+		b.WriteString(quoteJSON(f.name) + ":{")
+		if f.shallow {
+			b.WriteString(`"type":"object"`)
+		} else {
+			b.WriteString(typeSchema(f.typ))
+		}
 		writeConstraints(&b, f)
 		b.WriteByte('}')
 		if !f.optional {

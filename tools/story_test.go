@@ -33,7 +33,9 @@ func playStory(t *testing.T, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := connect(t, newServer(t, newFake(), tools.Options{}), nil)
+	f := newFake()
+	f.countIDs = true
+	s := connect(t, newServer(t, f, tools.Options{}), nil)
 	schemas := outputSchemas(t, s)
 	told := &txtar.Archive{Comment: archive.Comment}
 	for _, f := range archive.Files {

@@ -121,11 +121,11 @@ func commandLine(args []string) string {
 	return strings.Join(args, " ")
 }
 
-// An outcome is how a command stands, for programs. The fields of [execResult]
-// repeat it.
+// outcome says how a command stands, after "the command": "is still running",
+// "exited with code 0 after 0.12 s". The fields of [execResult] repeat it.
 func outcome(e boxlite.ExecInfo) string {
 	if e.Running || e.Result == nil {
-		return "running"
+		return "is still running"
 	}
 	r := *e.Result
 	took := " after " + seconds(r.Duration)
