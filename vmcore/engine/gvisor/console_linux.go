@@ -1,0 +1,74 @@
+package gvisor
+
+import (
+	"os"
+	"strings"
+	"sync"
+)
+
+// consoleLimit is how much one machine may add to its log, in bytes: the
+// guest's agent writes there, too.
+const consoleLimit = 1 << 20
+
+// tailSize is how much of the console's end an Exit quotes, in bytes.
+const tailSize = 4 << 10
+
+// A console copies what a machine says into its log and remembers the end.
+type console struct {
+	done chan struct{} // closed when the machine can say no more
+
+	mu   sync.Mutex
+	tail []byte // guarded by mu
+}
+
+// newConsole reads from pipe into the file at path until the other end is
+// closed everywhere. It takes over pipe.
+func newConsole(pipe *os.File, path string) (*console, error) {
+	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	c := &console{done: make(chan struct{})}
+	go func() { // ends with the sandbox, whose last process closes the pipe
+		defer close(c.done)
+		defer log.Close()
+		defer pipe.Close()
+		c.copy(pipe, log)
+	}()
+	return c, nil
+}
+
+func (c *console) copy(pipe, log *os.File) {
+	buf := make([]byte, 4<<10)
+	room := consoleLimit
+	for {
+		n, err := pipe.Read(buf)
+		c.remember(buf[:n])
+		if take := min(n, room); take > 0 {
+			log.Write(buf[:take]) // a full disk is no reason to end the machine
+			if room -= take; room == 0 {
+				log.WriteString("\n[the rest of the console is not kept]\n")
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (c *console) remember(b []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tail = append(c.tail, b...)
+	if cut := len(c.tail) - tailSize; cut > 0 {
+		c.tail = append(c.tail[:0], c.tail[cut:]...)
+	}
+}
+
+// lines returns the last of what was said, whole lines, at most max.
+func (c *console) lines(max int) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	lines := strings.Split(strings.TrimSpace(string(c.tail)), "\n")
+	return strings.Join(lines[len(lines)-min(max, len(lines)):], "\n")
+}

@@ -1,0 +1,242 @@
+package gvisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	boxlite "github.com/boxlite-mcp/boxlite-mcp"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine"
+)
+
+// An Engine boots gVisor sandboxes. Its methods may be called concurrently.
+type Engine struct {
+	opts Options
+}
+
+// New returns the engine. It touches nothing.
+func New(opts Options) *Engine {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Engine{opts}
+}
+
+// Name returns "gvisor".
+func (e *Engine) Name() string { return Name }
+
+// Start implements [engine.Engine].
+func (e *Engine) Start(ctx context.Context, spec engine.MachineSpec) (engine.Machine, error) {
+	m, err := e.start(ctx, spec)
+	if err != nil {
+		return nil, startError(spec, err)
+	}
+	return m, nil
+}
+
+// startError gives an error of a start its kind.
+func startError(spec engine.MachineSpec, err error) error {
+	kind := boxlite.Engine
+	switch {
+	case errors.Is(err, context.Canceled):
+		kind = boxlite.Canceled
+	case errors.Is(err, context.DeadlineExceeded):
+		kind = boxlite.Timeout
+	}
+	if already, ok := errors.AsType[*boxlite.Error](err); ok {
+		return already
+	}
+	return &boxlite.Error{Op: "start gvisor machine", Kind: kind, Ref: string(spec.ID), Err: err}
+}
+
+func (e *Engine) start(ctx context.Context, spec engine.MachineSpec) (_ *machine, err error) {
+	if spec.NIC != nil {
+		defer spec.NIC.Socket.Close() // the sandbox has a copy by then
+	}
+	if spec, err = checkSpec(spec); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
+	defer cancel()
+	layer, err := openLayer(spec.Layer)
+	if err != nil {
+		return nil, err
+	}
+	d := &descriptors{}
+	defer d.closeTheirs()
+	defer func() {
+		if err != nil {
+			d.closeOurs()
+		}
+	}()
+	cmd, err := e.command(spec, layer, d)
+	if err != nil {
+		return nil, err
+	}
+	m := &machine{spec: spec, layer: layer, log: logger(spec, e.opts), d: d, done: make(chan struct{})}
+	if err := m.launch(cmd); err != nil {
+		return nil, err
+	}
+	if err := m.boot(ctx); err != nil {
+		m.Kill()
+		<-m.done
+		return nil, m.bootError(err)
+	}
+	return m, nil
+}
+
+func logger(spec engine.MachineSpec, opts Options) *slog.Logger {
+	if spec.Logger != nil {
+		return spec.Logger
+	}
+	return opts.Logger
+}
+
+// checkSpec returns spec with its defaults.
+//
+// Errors: InvalidArgument.
+func checkSpec(spec engine.MachineSpec) (engine.MachineSpec, error) {
+	invalid := func(format string, args ...any) (engine.MachineSpec, error) {
+		return spec, boxlite.Errorf(boxlite.InvalidArgument, "start gvisor machine", string(spec.ID), format, args...)
+	}
+	for name, path := range map[string]string{"Dir": spec.Dir, "Base": spec.Base, "Layer": spec.Layer, "Agent": spec.Agent, "Log": spec.Log} {
+		if !filepath.IsAbs(path) {
+			return invalid("%s %q is not an absolute path", name, path)
+		}
+	}
+	switch {
+	case spec.ID == "":
+		return invalid("no ID")
+	case spec.CPUs < 1:
+		return invalid("%d CPUs", spec.CPUs)
+	case spec.Memory < 16*boxlite.MiB:
+		return invalid("%d bytes of memory are less than 16 MiB", spec.Memory)
+	case len(spec.Hostname) > 63:
+		return invalid("hostname of %d bytes", len(spec.Hostname))
+	case spec.DiskSize < 0 || spec.Processes < 0:
+		return invalid("negative limit")
+	}
+	if spec.DiskSize == 0 {
+		spec.DiskSize = defaultDisk
+	}
+	if spec.Processes == 0 {
+		spec.Processes = defaultProcesses
+	}
+	return spec, nil
+}
+
+// launch starts the sandbox's process, which waits for our word, and whoever
+// waits for its end.
+func (m *machine) launch(cmd *exec.Cmd) error {
+	var err error
+	if m.console, err = newConsole(m.d.console, m.spec.Log); err != nil {
+		return err
+	}
+	started := make(chan error, 1)
+	go func() { // ends with the machine
+		// The kernel sends the parent death signal when the thread ends that
+		// started the process. This one waits for the process's end.
+		runtime.LockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			m.finish(cmd.Wait())
+		}
+		runtime.UnlockOSThread()
+	}()
+	if err := <-started; err != nil {
+		m.d.closeTheirs()
+		<-m.console.done
+		return fmt.Errorf("start %s: %w", cmd.Path, err)
+	}
+	m.process = cmd.Process
+	m.d.closeTheirs()
+	return nil
+}
+
+// boot brings a launched sandbox to where the agent runs.
+func (m *machine) boot(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, m.Kill) // ends every wait below
+	defer stop()
+	if _, err := m.d.lifeline.Write([]byte{1}); err != nil {
+		return orContext(ctx, err)
+	}
+	if _, err := io.ReadFull(m.d.ready, make([]byte, 1)); err != nil {
+		return orContext(ctx, errors.New("the sandbox did not come up"))
+	}
+	m.d.ready.Close()
+	if err := m.connect(); err != nil {
+		return orContext(ctx, err)
+	}
+	if _, err := m.control.call(ctx, "containerManager.SetNetworkArgs", networkArgs(m.spec.NIC), nicFiles(m.spec.NIC)...); err != nil {
+		return orContext(ctx, err)
+	}
+	if _, err := m.control.call(ctx, "containerManager.StartRoot", m.spec.ID); err != nil {
+		return orContext(ctx, err)
+	}
+	if !stop() {
+		return ctx.Err()
+	}
+	return nil
+}
+
+// orContext returns why ctx ended if it has, for then err is only its echo.
+func orContext(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// connect connects to the sandbox, twice, and removes its address.
+func (m *machine) connect() error {
+	dial := func() (c *controller, err error) {
+		err = atShortPath(m.d.listener, func(short string) error {
+			conn, err := net.DialTimeout("unix", short, 5*time.Second)
+			if err == nil {
+				m.mu.Lock()
+				m.closers = append(m.closers, conn)
+				m.mu.Unlock()
+				c = newController(conn.(*net.UnixConn))
+			}
+			return err
+		})
+		return c, err
+	}
+	var err error
+	if m.control, err = dial(); err != nil {
+		return err
+	}
+	if m.quick, err = dial(); err != nil {
+		return err
+	}
+	return os.Remove(m.d.listener)
+}
+
+// bootError adds what the sandbox said to why it did not start.
+func (m *machine) bootError(err error) error {
+	if remote, ok := errors.AsType[*remoteError](err); ok {
+		err = errors.New(remote.text)
+	}
+	if said := m.console.lines(5); said != "" {
+		err = fmt.Errorf("%w\n%s", err, said)
+	}
+	return err
+}
+
+func (d *descriptors) closeOurs() {
+	for _, c := range d.closers {
+		c.Close()
+	}
+	if d.listener != "" {
+		os.Remove(d.listener)
+	}
+}
