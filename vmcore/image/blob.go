@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -24,6 +25,9 @@ type puller struct {
 	client *remote.Client
 	repo   string
 	track  *tracker
+
+	mu     sync.Mutex
+	reused []string // blobs that were in the cache; guarded by mu
 }
 
 const (
@@ -85,10 +89,37 @@ func (p *puller) small(ctx context.Context, d v1.Descriptor) ([]byte, error) {
 	if d.Size > maxJSON {
 		return nil, refuse(hintTooBig, "the image's configuration has %d bytes, more than %d", d.Size, maxJSON)
 	}
-	if err := p.blob(ctx, d, &tracker{}); err != nil {
-		return nil, err
+	for attempt := 0; ; attempt++ {
+		if err := p.blob(ctx, d, &tracker{}); err != nil {
+			return nil, err
+		}
+		b, err := p.cache.readBlob(d.Digest.String())
+		if err == nil || attempt > 0 {
+			return b, err
+		} // it was damaged in the cache, and is gone from there
 	}
-	return p.cache.readBlob(d.Digest.String())
+}
+
+// discardDamaged removes the reused blobs that are no longer what they should
+// be, and reports whether there were any.
+func (p *puller) discardDamaged(ctx context.Context) (bool, error) {
+	found := false
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, digest := range p.reused {
+		path := p.cache.blobPath(digest)
+		got, err := fileDigest(ctx, path)
+		if err == nil && got != digest {
+			found = true
+			p.cache.log.Warn("removing damaged blob", "path", path)
+			err = os.Remove(path)
+		}
+		if err != nil {
+			return found, err
+		}
+	}
+	p.reused = nil
+	return found, nil
 }
 
 // blob sees to it that a blob is in the cache.
@@ -101,6 +132,9 @@ func (p *puller) blob(ctx context.Context, d v1.Descriptor, track *tracker) erro
 	defer unlock()
 	if info, err := os.Stat(p.cache.blobPath(digest)); err == nil && info.Size() == d.Size {
 		track.fetch(d.Size)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.reused = append(p.reused, digest)
 		return nil
 	}
 	part, err := openPartial(filepath.Join(p.cache.dir, "partial", hexOf(digest)), d.Size, track)
@@ -147,7 +181,7 @@ func (p *puller) download(ctx context.Context, d v1.Descriptor, part *partial) e
 
 // transfer asks for what is missing of part, once.
 func (p *puller) transfer(ctx context.Context, d v1.Descriptor, part *partial) error {
-	body, from, err := p.client.Blob(ctx, p.repo, d.Digest.String(), part.have)
+	body, from, err := p.client.Blob(ctx, p.repo, d.Digest.String(), part.have, d.Size)
 	if err != nil {
 		return err
 	}

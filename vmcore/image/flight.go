@@ -178,6 +178,16 @@ type tracker struct {
 	last     time.Time
 }
 
+// start begins to count for an image.
+func (t *tracker) start(m manifest) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.total, t.fetched, t.unpacked = 0, 0, 0
+	for _, l := range m.Layers {
+		t.total += l.Size
+	}
+}
+
 // fetch counts downloaded bytes; n is negative when a download starts over.
 func (t *tracker) fetch(n int64) { t.add(n, 0) }
 

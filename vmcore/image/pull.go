@@ -148,7 +148,15 @@ func (p *puller) pull(ctx context.Context, r Reference) (Image, error) {
 	}
 	defer unlock()
 	if _, err := c.ByDigest(digest); err != nil {
-		if err := p.make(ctx, m, digest, r); err != nil {
+		err := p.make(ctx, m, digest, r)
+		if errors.Is(err, boxlite.Image) { // is it the registry's fault, or our disk's?
+			if damaged, e := p.discardDamaged(ctx); damaged || e != nil {
+				if err = e; err == nil {
+					err = p.make(ctx, m, digest, r)
+				}
+			}
+		}
+		if err != nil {
 			return Image{}, err
 		}
 	}
@@ -205,9 +213,7 @@ func (p *puller) make(ctx context.Context, m manifest, digest string, r Referenc
 	if err != nil {
 		return err
 	}
-	for _, l := range m.Layers {
-		p.track.total += l.Size
-	}
+	p.track.start(m)
 	rec := &record{
 		Digest: digest, Reference: r.String(), Platform: c.platform, Created: file.Created.UTC(), Pulled: time.Now().UTC(),
 		Layers: len(m.Layers), Blobs: append(m.blobs(), digest), Config: config,

@@ -105,8 +105,7 @@ func parseRegistry(s string) (r Reference, hint string) {
 	if r.Repository, r.Tag, tagged = strings.Cut(rest, ":"); !tagged && !hasDigest {
 		r.Tag = defaultTag
 	}
-	switch {
-	case r.Registry == dockerHub && !strings.Contains(r.Repository, "/"):
+	if r.Registry == dockerHub && !strings.Contains(r.Repository, "/") {
 		r.Repository = "library/" + r.Repository
 	}
 	switch {
@@ -122,9 +121,10 @@ func parseRegistry(s string) (r Reference, hint string) {
 
 func firstPart(s string) string { part, _, _ := strings.Cut(s, "/"); return part }
 
-// isHost tells a registry from the first part of a name, as Docker does.
+// isHost tells a registry from the first part of a name, as Docker does, but
+// that a host of one part has a port: what is written back must stay a host.
 func isHost(s string) bool {
-	return strings.ContainsAny(s, ".:[") || s == "localhost" || strings.ToLower(s) != s
+	return strings.ContainsAny(s, ".:[") || strings.EqualFold(s, "localhost")
 }
 
 // parseHost returns the canonical form of host[:port].

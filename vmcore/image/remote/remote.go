@@ -7,7 +7,7 @@
 //	c := remote.New(remote.Options{Host: "registry.example.com"})
 //	defer c.Close()
 //	m, err := c.Manifest(ctx, "team/app", "latest")
-//	body, from, err := c.Blob(ctx, "team/app", digest, resumeAt)
+//	body, from, err := c.Blob(ctx, "team/app", digest, resumeAt, size)
 //
 // A Client may be used concurrently.
 package remote
@@ -221,18 +221,18 @@ func (c *Client) Manifest(ctx context.Context, repo, ref string) (Manifest, erro
 	return Manifest{body, resp.Header.Get("Content-Type"), "sha256:" + hex.EncodeToString(sum[:])}, nil
 }
 
-// Blob returns a blob's bytes beginning with the one at from: that which was
-// asked for, or 0 if the registry does not resume. The caller verifies size and
-// digest.
-func (c *Client) Blob(ctx context.Context, repo, digest string, at int64) (body io.ReadCloser, from int64, err error) {
+// Blob returns the bytes of a blob of the given size beginning with the one at
+// from: that which was asked for, or 0 if the registry does not resume. The
+// caller verifies size and digest.
+func (c *Client) Blob(ctx context.Context, repo, digest string, at, size int64) (body io.ReadCloser, from int64, err error) {
 	h := http.Header{}
-	if at > 0 {
-		h.Set("Range", "bytes="+strconv.FormatInt(at, 10)+"-")
+	if at > 0 { // with an end, which some registries insist on
+		h.Set("Range", fmt.Sprintf("bytes=%d-%d", at, size-1))
 	}
 	resp, err := c.do(ctx, http.MethodGet, repo, "blobs/"+digest, h)
 	if err != nil {
 		if s, ok := errors.AsType[*StatusError](err); ok && at > 0 && s.Status == http.StatusRequestedRangeNotSatisfiable {
-			return c.Blob(ctx, repo, digest, 0)
+			return c.Blob(ctx, repo, digest, 0, size)
 		}
 		return nil, 0, err
 	}
