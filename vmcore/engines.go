@@ -33,8 +33,8 @@ type engines struct {
 	reports map[string]engine.Report // guarded by mu; nil: not read yet
 }
 
-func newEngines(p Programs, file string, log *slog.Logger) *engines {
-	return &engines{list: p.Engines(), file: file, key: hostKey(p), log: log}
+func openEngines(p Programs, file string, log *slog.Logger) *engines {
+	return &engines{list: newEngines(p.Sandbox), file: file, key: hostKey(p), log: log}
 }
 
 // hostKey changes when an earlier probe says nothing any more: another boot,
@@ -65,6 +65,23 @@ func (rt *Runtime) Engines(ctx context.Context) []EngineReport {
 		out = append(out, EngineReport{e.Name(), rt.engines.report(ctx, e)})
 	}
 	return out
+}
+
+// ProbeEngines probes every engine afresh, without a home.
+//
+// Errors: Config if a program is missing.
+func ProbeEngines(ctx context.Context, p Programs) ([]EngineReport, error) {
+	p, err := p.find()
+	if err != nil {
+		return nil, err
+	}
+	var out []EngineReport
+	for _, e := range newEngines(p.Sandbox) {
+		bound, cancel := context.WithTimeout(ctx, probeTime)
+		out = append(out, EngineReport{e.Name(), e.Probe(bound)})
+		cancel()
+	}
+	return out, nil
 }
 
 // choose returns the best engine for a box.
@@ -165,6 +182,10 @@ func (es *engines) write() {
 		es.log.Warn("what the engines can do was not saved", "err", err)
 	}
 }
+
+// Limits says how the engine's limits are weaker than asked for, "" if they are
+// not.
+func (r EngineReport) Limits() string { return limits(r.Report) }
 
 // limits says how an engine's limits are weaker than asked for, "" if not.
 func limits(rep engine.Report) string {

@@ -2,7 +2,6 @@ package vmcore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
@@ -60,10 +59,10 @@ func (rt *Runtime) Pull(ctx context.Context, ref string, localRoots []string, re
 
 // Images lists the cache.
 func (rt *Runtime) Images() []boxlite.ImageInfo {
-	used := rt.inUse()
-	list := rt.images.List()
-	for i := range list {
-		list[i].InUse = used[list[i].Digest]
+	used, list := rt.inUse(), []boxlite.ImageInfo{}
+	for _, img := range rt.images.List() {
+		img.Info.InUse = used[img.Digest]
+		list = append(list, img.Info)
 	}
 	return list
 }
@@ -76,16 +75,26 @@ func (rt *Runtime) RemoveImage(ref string) (boxlite.ImageInfo, error) {
 	if err != nil {
 		return boxlite.ImageInfo{}, err
 	}
-	info := img.Info
-	if info.InUse = rt.inUse()[img.Digest]; info.InUse > 0 {
-		return info, &boxlite.Error{Op: "remove image", Kind: boxlite.InvalidState, Ref: ref,
-			Err: errors.New("boxes need it"), Hint: "Remove those boxes first."}
-	}
-	return info, rt.images.Remove(ref)
+	err = rt.images.Remove(ref, func(digest string) bool { return rt.inUse()[digest] > 0 })
+	return img.Info, err
 }
 
-// AddRegistries allows pulls from more registries, until the runtime closes.
-func (rt *Runtime) AddRegistries(list []image.Registry) error { return rt.images.AddRegistries(list) }
+// AddRegistryNames allows pulls from more registries, as [image.ParseRegistry]
+// reads them, until the runtime closes. Unqualified names are searched there.
+//
+// Errors: InvalidArgument.
+func (rt *Runtime) AddRegistryNames(names []string) error {
+	var list []image.Registry
+	for _, name := range names {
+		r, err := image.ParseRegistry(name)
+		if err != nil {
+			return err
+		}
+		r.Search = true
+		list = append(list, r)
+	}
+	return rt.images.AddRegistries(list)
+}
 
 // inUse counts the boxes that need each image.
 func (rt *Runtime) inUse() map[string]int {

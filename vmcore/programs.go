@@ -56,13 +56,26 @@ func findProgram(beside, name string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// Engines returns the engines there are, in the order in which they are
+// newEngines returns the engines there are, in the order in which they are
 // preferred.
-func (p Programs) Engines() []engine.Engine {
-	return []engine.Engine{gvisor.New(gvisor.Options{Sandbox: p.Sandbox})}
+func newEngines(sandbox string) []engine.Engine {
+	return []engine.Engine{gvisor.New(gvisor.Options{Sandbox: sandbox})}
 }
 
-// shimCommand returns the command that runs a shim with these programs.
-func (p Programs) shimCommand() *exec.Cmd {
-	return exec.Command(p.Helper, "shim", "--sandbox", p.Sandbox)
+// EngineByName returns an engine, for a shim. sandbox is the path of
+// boxlite-sandbox.
+//
+// Errors: UnsupportedEngine.
+func EngineByName(name, sandbox string) (engine.Engine, error) {
+	for _, e := range newEngines(sandbox) {
+		if e.Name() == name {
+			return e, nil
+		}
+	}
+	return nil, &boxlite.Error{Op: "choose engine", Kind: boxlite.UnsupportedEngine, Ref: fmt.Sprintf("%.40q", name)}
+}
+
+// shimCommand returns the command that runs the shim of the box in dir.
+func (p Programs) shimCommand(dir string) *exec.Cmd {
+	return exec.Command(p.Helper, "shim", dir)
 }

@@ -132,7 +132,7 @@ func open(opts Options) (_ *Runtime, err error) {
 	if rt.images, err = rt.openImages(); err != nil {
 		return nil, err
 	}
-	rt.engines = newEngines(opts.Programs, rt.path("engines.json"), opts.Log)
+	rt.engines = openEngines(opts.Programs, rt.path("engines.json"), opts.Log)
 	return rt, nil
 }
 

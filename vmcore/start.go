@@ -211,7 +211,7 @@ func (rt *Runtime) config(rec record, img image.Image, engineName string, rep en
 		workdir = img.Config.WorkingDir
 	}
 	return shim.Config{
-		Box: rec.ID, Dir: dir, Engine: engineName,
+		Box: rec.ID, Dir: dir, Engine: engineName, Sandbox: rt.opts.Programs.Sandbox,
 		Machine: engine.MachineSpec{
 			ID: container, Dir: filepath.Join(dir, "machine"), Hostname: hostname,
 			CPUs: rec.CPUs, Memory: rec.Options.Memory(), DiskSize: rec.Options.Disk(),
@@ -289,7 +289,7 @@ func (rt *Runtime) startShim(cfg shim.Config) (*shimProcess, error) {
 		return nil, storage("start shim", string(cfg.Box), err)
 	}
 	defer log.Close()
-	cmd := rt.opts.Programs.shimCommand()
+	cmd := rt.opts.Programs.shimCommand(cfg.Dir)
 	cmd.Dir, cmd.Env, cmd.Stderr = "/", []string{}, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // signals to our terminal are not for boxes
 	p := &shimProcess{exited: make(chan struct{})}

@@ -25,7 +25,7 @@ func (rt *Runtime) watch(id boxlite.BoxID, l *live) {
 		return
 	}
 	defer release()
-	if _, err := rt.settle(rt.ctx, id, l); err != nil {
+	if _, err := rt.settle(rt.ctx, id, l); err != nil && boxlite.KindOf(err) != boxlite.NotFound { // removed meanwhile
 		rt.log.Error("the end of a box was not written down", "box", id, "err", err)
 	}
 }

@@ -22,7 +22,14 @@ func main() {
 
 // run is main without the exit: what it says and reads is in its arguments.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	app := newApp(stdin, stdout, stderr)
+	if len(args) > 0 && args[0] == "shim" {
+		return runShim(ctx, stdin, stdout, stderr)
+	}
+	return runApp(ctx, newApp(stdin, stdout, stderr), args)
+}
+
+// runApp runs one command line with the process's signals.
+func runApp(ctx context.Context, app *cli.App, args []string) error {
 	signals, release := catch()
 	defer release()
 	app.Signals, app.ReleaseSignals = signals, release
@@ -31,7 +38,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 
 // newApp wires everything but signals.
 func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
-	home, _ := os.UserHomeDir()       // without one, --home is required
+	home, _ := os.UserHomeDir()      // without one, --home is required
 	executable, _ := os.Executable() // without one, helpers are on the PATH
 	app := &cli.App{
 		Stdin: stdin, Stdout: stdout, Stderr: stderr,

@@ -81,6 +81,10 @@ type App struct {
 	// Errors: InvalidArgument.
 	CheckRegistry func(registry string) error
 
+	// Repair moves a damaged database of a home aside and says where it is now.
+	// nil: doctor --repair is not supported.
+	Repair func(home string) (moved string, err error)
+
 	// Roles are commands that the program starts of itself: the daemon, the
 	// shim. They are hidden from help.
 	Roles []Role

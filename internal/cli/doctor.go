@@ -34,7 +34,7 @@ func (c Check) mark() string {
 }
 
 func (m *commander) doctorCmd() *cobra.Command {
-	var json bool
+	var json, repair bool
 	cmd := &cobra.Command{
 		Use:   "doctor [flags]",
 		Short: "Say what this host can do, and what to do about what is missing",
@@ -42,10 +42,15 @@ func (m *commander) doctorCmd() *cobra.Command {
 		Args:  noArgs,
 	}
 	cmd.Flags().BoolVar(&json, "json", false, "print the checks as JSON")
+	cmd.Flags().BoolVar(&repair, "repair", false, "move the database aside; the next start restores the boxes from the copies in their directories")
+	cmd.MarkFlagsMutuallyExclusive("json", "repair")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := m.knobs.config(m.App)
 		if boxlite.KindOf(err) == boxlite.InvalidArgument && err != nil {
 			return err
+		}
+		if repair {
+			return errors.Join(err, m.repair(c))
 		}
 		checks := append([]Check{homeCheck(c.Home, m.knobs.home, err)}, hostChecks(cmd.Context(), c.Home)...)
 		checks = append(checks, m.helperCheck("boxlite-sandbox"), m.helperCheck("boxlite-agent"))
@@ -65,6 +70,24 @@ func (m *commander) doctorCmd() *cobra.Command {
 		return errors.Join(err, verdict(checks))
 	}
 	return cmd
+}
+
+// repair moves the database aside.
+func (m *commander) repair(c Config) error {
+	if c.Home == "" {
+		return nil // the configuration's error says why
+	}
+	if m.Repair == nil {
+		return &boxlite.Error{Op: "repair home", Kind: boxlite.Unsupported, Ref: c.Home}
+	}
+	moved, err := m.Repair(c.Home)
+	switch {
+	case err != nil:
+		return err
+	case moved == "":
+		return m.printf("there is no database\n")
+	}
+	return m.printf("the database is now at %s; the next start restores the boxes\n", moved)
 }
 
 // verdict is a silent error if a check that is not optional failed.

@@ -289,13 +289,17 @@ func (m *commander) runIn(ctx context.Context, l *link, f *execFlags, box string
 	if err != nil {
 		return err
 	}
+	cmd.Key = boxlite.NewExecutionKey() // so that it can be asked for again
 	var info boxlite.ExecInfo
-	err = l.once(ctx, func(s boxlite.Service) (err error) {
+	err = l.again(ctx, func(s boxlite.Service) (err error) {
 		info, err = s.Run(ctx, box, cmd, p.report)
 		return err
 	})
 	p.end()
 	if err != nil {
+		if id, perr := boxlite.ParseBoxID(box); perr == nil && ctx.Err() != nil {
+			m.abandon(ctx, l, cmd.ExecutionID(id)) // it may run already
+		}
 		return err
 	}
 	if err := started(info); err != nil || f.detach {

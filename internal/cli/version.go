@@ -41,6 +41,15 @@ func Version() VersionInfo {
 	return v
 }
 
+// String returns the version, with the revision where the version alone does
+// not tell builds apart.
+func (v VersionInfo) String() string {
+	if v.Version == "(devel)" && v.Revision != "" {
+		return v.Version + " " + v.Revision
+	}
+	return v.Version
+}
+
 func (m *commander) versionCmd() *cobra.Command {
 	var json bool
 	cmd := &cobra.Command{Use: "version [flags]", Short: "Show the version", Args: noArgs}

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -132,3 +133,5 @@ func wantClean(t testing.TB, dir string, images int, partial bool) {
 		t.Errorf("left behind: %v", fmt.Sprint(found))
 	}
 }
+
+const goarch = runtime.GOARCH

@@ -50,8 +50,9 @@ const Protocol = 1
 // A Config is all that a shim is told.
 type Config struct {
 	Box     boxlite.BoxID      `json:"box"`
-	Dir     string             `json:"dir"`    // the box's directory, absolute
-	Engine  string             `json:"engine"` // name of the engine to use
+	Dir     string             `json:"dir"`     // the box's directory, absolute
+	Engine  string             `json:"engine"`  // name of the engine to use
+	Sandbox string             `json:"sandbox"` // path of boxlite-sandbox
 	Machine engine.MachineSpec `json:"machine"`
 
 	Env        []boxlite.Env `json:"env"`         // of every command: the image's, then the box's

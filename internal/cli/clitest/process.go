@@ -240,7 +240,7 @@ func (w *World) Run(_ context.Context, box string, cmd boxlite.Command, report f
 	}
 	p := &Process{Command: cmd, Signals: make(chan int, 8), Sizes: make(chan [2]uint16, 8), Killed: make(chan struct{}),
 		changed: make(chan struct{}), inEOF: !cmd.Stdin,
-		info: boxlite.ExecInfo{ID: boxlite.NewExecutionID(b.ID), Args: cmd.Args, User: cmd.User, TTY: cmd.TTY, Started: time.Now().UTC(), Running: true}}
+		info: boxlite.ExecInfo{ID: cmd.ExecutionID(b.ID), Args: cmd.Args, User: cmd.User, TTY: cmd.TTY, Started: time.Now().UTC(), Running: true}}
 	p.Stdin, p.Stdout, p.Stderr = readerFunc(p.readStdin), p.writer(0), p.writer(1)
 	w.running[p.info.ID] = p
 	info := p.info

@@ -258,3 +258,16 @@ func RawPAX(name string, records map[string]string) []byte {
 	copy(head[148:], fmt.Sprintf("%06o\x00 ", sum))
 	return append(body[:len(body)-1024:len(body)-1024], Tar(file)...)
 }
+
+// PushIndex writes a multi-platform image like [Push].
+func PushIndex(t testing.TB, idx v1.ImageIndex, ref string) string {
+	t.Helper()
+	r, err := name.ParseReference(ref, name.Insecure)
+	if err == nil {
+		err = remote.WriteIndex(r, idx, remote.WithContext(t.Context()))
+	}
+	if err != nil {
+		t.Fatalf("push %s: %v", ref, err)
+	}
+	return ref
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	boxlite "github.com/boxlite-mcp/boxlite-mcp"
+	"github.com/boxlite-mcp/boxlite-mcp/internal/cli"
+	"github.com/boxlite-mcp/boxlite-mcp/internal/daemon"
+	"github.com/boxlite-mcp/boxlite-mcp/internal/rpc"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore/image"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore/shim"
+)
+
+// roles are what the program is when it starts itself, the shim excepted.
+func roles(app *cli.App) []cli.Role {
+	return []cli.Role{
+		{Name: "daemon", Short: "own a home (started on demand)", Run: func(ctx context.Context, c cli.Config, _ []string) error {
+			return runDaemon(ctx, c, app)
+		}},
+	}
+}
+
+// runDaemon is the daemon of a home.
+func runDaemon(ctx context.Context, c cli.Config, app *cli.App) error {
+	if err := cli.ClaimHome(c.Home); err != nil {
+		return err
+	}
+	registries, err := parseRegistries(c.Registries)
+	if err != nil {
+		return err
+	}
+	return daemon.Run(ctx, daemon.Options{
+		Home: c.Home, Programs: programs(app), Registries: registries,
+		Version: cli.Version().String(), Log: c.Log(app.Stderr),
+	})
+}
+
+// programs are this executable and those beside it.
+func programs(app *cli.App) vmcore.Programs { return vmcore.Programs{Helper: app.Executable} }
+
+func parseRegistries(names []string) ([]image.Registry, error) {
+	var list []image.Registry
+	for _, name := range names {
+		r, err := image.ParseRegistry(name)
+		if err != nil {
+			return nil, err
+		}
+		r.Search = true
+		list = append(list, r)
+	}
+	return list, nil
+}
+
+// startDaemon starts a daemon that outlives this process. Its environment is
+// clean: what is in ours is nobody's business there.
+func startDaemon(executable string, c cli.Config) (<-chan error, error) {
+	log, err := daemon.OpenLog(c.Home)
+	if err != nil {
+		return nil, &boxlite.Error{Op: "start daemon", Kind: boxlite.Storage, Ref: c.Home, Err: err}
+	}
+	defer log.Close()
+	args := []string{"daemon", "--home", c.Home, "--log-level", "info"}
+	for _, r := range c.Registries {
+		args = append(args, "--registry", r)
+	}
+	cmd := exec.Command(executable, args...)
+	cmd.Dir, cmd.Stderr = "/", log
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + filepath.Dir(c.Home)}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // signals to our terminal are not for it
+	if err := cmd.Start(); err != nil {
+		return nil, &boxlite.Error{Op: "start daemon", Kind: boxlite.Config, Ref: executable, Err: err}
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }() // ends with the daemon or with us
+	return exited, nil
+}
+
+// dialer returns how to reach the home's daemon, starting it on demand.
+func dialer(app *cli.App, c cli.Config, principal string, operator bool) (*rpc.Client, error) {
+	if err := cli.ClaimHome(c.Home); err != nil {
+		return nil, err
+	}
+	version := cli.Version().String()
+	p := &rpc.Presence{
+		Home: c.Home, Version: version, Lock: daemon.LockFile(c.Home),
+		Start: func(context.Context) (<-chan error, error) { return startDaemon(app.Executable, c) },
+		Log:   c.Log(app.Stderr),
+	}
+	return rpc.New(rpc.Options{
+		Socket: rpc.Socket(c.Home), Principal: principal, Operator: operator, Version: version,
+		Registries: c.Registries, Connect: p.Ensure, Log: c.Log(app.Stderr),
+	}), nil
+}
+
+// runShim is a box's shim. Its configuration comes on stdin: a list of processes
+// shows only the one argument, the box's directory, which is for people. It
+// needs neither flags nor an environment.
+func runShim(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
+	defer stop()
+	in := bufio.NewReader(stdin)
+	cfg, err := shim.ReadConfig(in)
+	if err != nil {
+		return err
+	}
+	eng, err := vmcore.EngineByName(cfg.Engine, cfg.Sandbox)
+	if err != nil {
+		return err
+	}
+	ready, ok := stdout.(*os.File)
+	if !ok {
+		return boxlite.Errorf(boxlite.Internal, "start shim", "", "standard output is not a file")
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	return shim.Run(ctx, cfg, eng, in, ready, log)
+}
