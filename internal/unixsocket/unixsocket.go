@@ -28,6 +28,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/boxlite-mcp/boxlite-mcp"
 )
 
@@ -123,7 +125,8 @@ func removeStale(path string) error {
 // tries again, until ctx ends. It does not check who listens; [CheckPeer] does.
 //
 // Errors: RpcTransport, wrapping fs.ErrNotExist where there is no socket and
-// syscall.ECONNREFUSED where nobody listens; Canceled and Timeout as ctx says.
+// syscall.ECONNREFUSED where nobody listens; Denied where the socket or its
+// directory is not this user's; Canceled and Timeout as ctx says.
 func Dial(ctx context.Context, path string) (net.Conn, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -213,6 +216,28 @@ func PeerUID(conn net.Conn) (uint32, error) {
 	return uid, nil
 }
 
+// HungUp reports whether the other end of conn is closed and everything it sent
+// was read. It does not block and reads nothing; of a conn that is no socket it
+// says false.
+func HungUp(conn net.Conn) bool {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var hungUp bool
+	err = raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		again := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)
+		hungUp = n <= 0 && !again
+	})
+	return hungUp || err != nil // closed at this end
+}
+
 // CheckPeer reports whether the process at the other end of conn is of the user
 // of this process, or root.
 //
@@ -252,14 +277,16 @@ func (l sameUser) Accept() (net.Conn, error) {
 
 // transport classifies err.
 func transport(op, path string, err error) error {
-	kind := boxlite.RpcTransport
+	kind, hint := boxlite.RpcTransport, ""
 	switch {
+	case errors.Is(err, fs.ErrPermission):
+		kind, hint = boxlite.Denied, "Run as the user that the directory belongs to."
 	case errors.Is(err, context.Canceled):
 		kind = boxlite.Canceled
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		kind = boxlite.Timeout
 	}
-	return &boxlite.Error{Op: op, Kind: kind, Ref: path, Err: err}
+	return &boxlite.Error{Op: op, Kind: kind, Ref: path, Hint: hint, Err: err}
 }
 
 // or returns the first error that is not nil.

@@ -234,6 +234,39 @@ func TestPeerUID(t *testing.T) {
 	}
 }
 
+func TestHungUp(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l := listen(t, path)
+	defer l.Close()
+	conn, err := unixsocket.Dial(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	peer, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if unixsocket.HungUp(conn) {
+		t.Error("with a silent peer")
+	}
+	peer.Write([]byte("x"))
+	peer.Close()
+	if unixsocket.HungUp(conn) {
+		t.Error("with something to read")
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if !unixsocket.HungUp(conn) {
+		t.Error("not after the peer is gone")
+	}
+	conn.Close()
+	if !unixsocket.HungUp(conn) {
+		t.Error("not after Close")
+	}
+}
+
 func TestOtherUsersAreHungUpOn(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to be another user")
@@ -250,6 +283,9 @@ func TestOtherUsersAreHungUpOn(t *testing.T) {
 		if err := os.Chmod(f, 0o777); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o777 {
+		t.Fatal(info.Mode(), err)
 	}
 	for uid, want := range map[uint32]int{0: 0, 65534: 3} {
 		cmd := exec.Command(exe)
