@@ -108,8 +108,7 @@ func (b *box) startInit(opts Options) (pidfd int, err error) {
 		Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), w.Fd()},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS,
-			Setsid:     true,
-			Pdeathsig:  unix.SIGKILL,
+			Setsid:     true, // and it asks for a signal at our end itself: syscall does not expect a first process
 		},
 	})
 	w.Close()

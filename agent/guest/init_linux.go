@@ -21,6 +21,9 @@ import (
 func boxInit(root string) error {
 	runtime.LockOSThread()
 	status := os.NewFile(3, "status")
+	if err := endWithAgent(); err != nil {
+		return err
+	}
 	if err := arrange(root); err != nil {
 		fmt.Fprint(status, err)
 		return err
@@ -29,7 +32,9 @@ func boxInit(root string) error {
 		fmt.Fprint(status, err)
 		return err
 	}
-	fmt.Fprint(status, "ok")
+	if _, err := fmt.Fprint(status, "ok"); err != nil {
+		return err // the agent is gone already
+	}
 	status.Close()
 	reapForever()
 	return nil
@@ -47,7 +52,16 @@ func giveUpPower() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("hide memory: %w", err)
 	}
-	return unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
+	return endWithAgent() // some kernels forget it with the capabilities
+}
+
+// endWithAgent asks the kernel to kill this process when the agent's fork
+// thread, which started it, ends.
+func endWithAgent() error {
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("end with the agent: %w", err)
+	}
+	return nil
 }
 
 // reapForever waits for children, ours and those that the kernel gives us. The
