@@ -45,16 +45,12 @@ func (s *Session) CreateBox(ctx context.Context, req boxlite.CreateRequest, repo
 	return box.Info(), about(box, err)
 }
 
-// about makes sure that an error of a start says which box it left behind.
+// about makes sure that an error of a start names the box that it left behind.
 func about(box *vmcore.Box, err error) error {
 	if err == nil {
 		return nil
 	}
-	hint := boxlite.HintOf(err)
-	if !strings.Contains(err.Error(), string(box.ID())) {
-		hint = strings.TrimSpace(fmt.Sprintf("%s Box %s is kept: start it again, or remove it.", hint, box.ID()))
-	}
-	return &boxlite.Error{Op: "start box", Kind: boxlite.KindOf(err), Ref: string(box.ID()), Hint: hint, Err: err}
+	return &boxlite.Error{Op: "start box", Kind: boxlite.KindOf(err), Ref: string(box.ID()), Hint: boxlite.HintOf(err), Err: err}
 }
 
 // GetBox implements boxlite.Boxes.
