@@ -36,13 +36,15 @@ var mayImport = map[string][]string{
 
 	"sessions": {"", "vmcore", "store", "secrets", "egress"},
 	"tools":    {"", "prompts"}, // what they call is an interface, which others implement
-	"prompts":  {},
+	"prompts":  {""},
 
 	"internal/proc":       {""},
 	"internal/rpcerr":     {""},
 	"internal/unixsocket": {""},
 	"internal/rpc":        {"", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
 	"internal/cli":        {""},
+	// The daemon: sessions, behind the socket that internal/rpc speaks on.
+	"internal/daemon": {"", "sessions", "vmcore", "internal/proc", "internal/rpc", "internal/unixsocket"},
 
 	"cmd":                 {"*"},
 	"cmd/boxlite-agent":   {"", "agent"},
