@@ -1,0 +1,188 @@
+package sessions_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	boxlite "github.com/boxlite-mcp/boxlite-mcp"
+	"github.com/boxlite-mcp/boxlite-mcp/sessions"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// open returns a manager over an empty home. Its boxes are never started here:
+// that is tested with real machines in internal/e2e.
+func open(t *testing.T, opts sessions.Options) *sessions.Manager {
+	t.Helper()
+	none := vmcore.Programs{Helper: "/bin/false", Sandbox: "/bin/false", Agent: "/bin/false"}
+	rt, err := vmcore.Open(t.Context(), vmcore.Options{Home: t.TempDir(), Programs: none})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := sessions.New(rt, opts)
+	t.Cleanup(func() {
+		m.Close()
+		if err := rt.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return m
+}
+
+func create(t *testing.T, s *sessions.Session, req boxlite.CreateRequest) boxlite.BoxInfo {
+	t.Helper()
+	req.NoStart = true
+	info, err := s.CreateBox(t.Context(), req, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info
+}
+
+func TestForeignBoxesLookAbsent(t *testing.T) {
+	t.Parallel()
+	m := open(t, sessions.Options{})
+	alice, bob, operator := m.Open("alice", false), m.Open("bob", false), m.Open("", true)
+	hers := create(t, alice, boxlite.CreateRequest{Name: "work"})
+	his := create(t, bob, boxlite.CreateRequest{Name: "work"}) // the same name: each principal has its own
+
+	ctx, exec := t.Context(), boxlite.NewExecutionID(hers.ID)
+	absent := map[string]func() error{
+		"GetBox":    func() error { _, err := bob.GetBox(ctx, string(hers.ID)); return err },
+		"prefix":    func() error { _, err := bob.GetBox(ctx, string(hers.ID[:10])); return err },
+		"StartBox":  func() error { _, err := bob.StartBox(ctx, string(hers.ID), nil); return err },
+		"StopBox":   func() error { _, err := bob.StopBox(ctx, string(hers.ID)); return err },
+		"RemoveBox": func() error { _, err := bob.RemoveBox(ctx, string(hers.ID), true); return err },
+		"Run":       func() error { _, err := bob.Run(ctx, string(hers.ID), boxlite.Shell("true"), nil); return err },
+		"ReadFile":  func() error { _, err := bob.ReadFile(ctx, string(hers.ID), "/etc/passwd", 0, 10); return err },
+		"WriteFile": func() error {
+			_, err := bob.WriteFile(ctx, string(hers.ID), boxlite.WriteFileRequest{Path: "/x"})
+			return err
+		},
+		"Output":     func() error { _, err := bob.Output(ctx, exec, boxlite.OutputRequest{}); return err },
+		"WriteStdin": func() error { _, err := bob.WriteStdin(ctx, exec, nil, true); return err },
+		"Signal":     func() error { return bob.Signal(ctx, exec, 9) },
+		"StopExec":   func() error { _, err := bob.StopExec(ctx, exec, 0); return err },
+		"ResizeTTY":  func() error { return bob.ResizeTTY(ctx, exec, 1, 1) },
+	}
+	for name, call := range absent {
+		foreign := call()
+		if boxlite.KindOf(foreign) != boxlite.NotFound {
+			t.Errorf("%s of a foreign box: %v", name, foreign)
+		}
+	}
+	// What is said of a foreign box is what is said of one that never was.
+	_, foreign := bob.GetBox(ctx, string(hers.ID))
+	_, never := bob.GetBox(ctx, "aaaaaaaaaaaa")
+	if a, b := boxlite.HintOf(foreign), boxlite.HintOf(never); a != b {
+		t.Errorf("hints differ: %q and %q", a, b)
+	}
+	if got, err := bob.GetBox(ctx, "work"); err != nil || got.ID != his.ID {
+		t.Errorf("bob's box: %v, %v", got.ID, err)
+	}
+	if page, err := operator.ListBoxes(ctx, boxlite.ListRequest{}); err != nil || page.Total != 2 {
+		t.Errorf("the operator sees %d boxes, %v", page.Total, err)
+	}
+	if _, err := operator.GetBox(ctx, "work"); boxlite.KindOf(err) != boxlite.InvalidArgument {
+		t.Errorf("a name that means two boxes: %v", err)
+	}
+}
+
+func TestListIsPagedInTheOrderOfCreation(t *testing.T) {
+	t.Parallel()
+	s := open(t, sessions.Options{}).Open("alice", false)
+	var want []boxlite.BoxID
+	for i := range 7 {
+		labels := map[string]string{"odd": fmt.Sprint(i%2 == 1)}
+		want = append(want, create(t, s, boxlite.CreateRequest{Options: boxlite.BoxOptions{Labels: labels}}).ID)
+	}
+	var got []boxlite.BoxID
+	req := boxlite.ListRequest{Limit: 3}
+	for page := 0; ; page++ {
+		p, err := s.ListBoxes(t.Context(), req)
+		if err != nil || p.Total != len(want) {
+			t.Fatalf("page %d: %d in all, %v", page, p.Total, err)
+		}
+		for _, b := range p.Boxes {
+			got = append(got, b.ID)
+		}
+		if p.Cursor == "" {
+			break
+		}
+		req.Cursor = p.Cursor
+		if page == 0 { // the box that the cursor names goes away
+			if _, err := s.RemoveBox(t.Context(), string(want[2]), false); err != nil {
+				t.Fatal(err)
+			}
+			want = slices.Delete(slices.Clone(want), 2, 3)
+			got = slices.Delete(got, 2, 3)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("pages have %v, want %v", got, want)
+	}
+	p, err := s.ListBoxes(t.Context(), boxlite.ListRequest{Labels: map[string]string{"odd": "true"}})
+	if err != nil || p.Total != 3 {
+		t.Errorf("%d boxes have the label, %v", p.Total, err)
+	}
+	if p, _ := s.ListBoxes(t.Context(), boxlite.ListRequest{Status: boxlite.StatusRunning}); p.Total != 0 || p.Boxes == nil {
+		t.Errorf("running boxes: %+v", p)
+	}
+	if _, err := s.ListBoxes(t.Context(), boxlite.ListRequest{Cursor: "nonsense"}); boxlite.KindOf(err) != boxlite.InvalidArgument {
+		t.Errorf("a cursor that is none: %v", err)
+	}
+}
+
+func TestABoxGoesWhenItsTimeToLiveIsOver(t *testing.T) {
+	t.Parallel()
+	s := open(t, sessions.Options{Every: 20 * time.Millisecond}).Open("alice", false)
+	brief := create(t, s, boxlite.CreateRequest{TTL: 1})
+	kept := create(t, s, boxlite.CreateRequest{})
+	if brief.ExpiresAt == nil || kept.ExpiresAt != nil {
+		t.Errorf("expiry %v and %v", brief.ExpiresAt, kept.ExpiresAt)
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		_, err := s.GetBox(t.Context(), string(brief.ID))
+		if boxlite.KindOf(err) == boxlite.NotFound {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("it is still there, %v", err)
+		}
+	}
+	if _, err := s.GetBox(t.Context(), string(kept.ID)); err != nil {
+		t.Error("the other one:", err)
+	}
+}
+
+func TestAPrincipalMayNotReadTheHostOrEmptyTheCache(t *testing.T) {
+	t.Parallel()
+	s := open(t, sessions.Options{}).Open("alice", false)
+	for _, ref := range []string{"dir:/etc", "oci:/tmp", "docker-archive:/etc/passwd"} {
+		if _, err := s.PullImage(t.Context(), ref, nil); boxlite.KindOf(err) != boxlite.Denied {
+			t.Errorf("PullImage(%s): %v", ref, err)
+		}
+	}
+	info := create(t, s, boxlite.CreateRequest{Options: boxlite.BoxOptions{RootfsPath: "/etc"}})
+	if _, err := s.StartBox(t.Context(), string(info.ID), nil); boxlite.KindOf(err) != boxlite.Denied {
+		t.Errorf("a box of /etc: %v", err)
+	}
+	if _, err := s.RemoveImage(t.Context(), "alpine"); boxlite.KindOf(err) != boxlite.Denied {
+		t.Errorf("RemoveImage: %v", err)
+	}
+}
+
+func TestNegativeTimesAreRefused(t *testing.T) {
+	t.Parallel()
+	s := open(t, sessions.Options{}).Open("alice", false)
+	for _, req := range []boxlite.CreateRequest{{TTL: -1}, {IdleTimeout: new(boxlite.Seconds(-1))}} {
+		if _, err := s.CreateBox(t.Context(), req, nil); boxlite.KindOf(err) != boxlite.Config {
+			t.Errorf("%+v: %v", req, err)
+		}
+	}
+}
