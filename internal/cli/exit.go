@@ -40,7 +40,7 @@ func (e *exitError) Unwrap() error { return e.err }
 // Exit tells the person at w about err, with a hint where there is one, and
 // returns the code to exit with: 0 for nil.
 func Exit(w io.Writer, err error) int {
-	if err == nil {
+	if err == nil || errors.Is(err, errDetached) {
 		return 0
 	}
 	if code, ok := brokenPipe(err); ok {

@@ -338,7 +338,7 @@ func (m *commander) attach(ctx context.Context, l *link, cmd boxlite.Command, id
 		return info, nil
 	case errors.Is(err, errDetached):
 		m.note(false)("detached; the command goes on, and %s logs --follow %s shows it", Name, id)
-		return info, &exitError{0, nil}
+		return info, errDetached
 	case errors.Is(err, errGaveUp):
 		return info, &boxlite.Error{Op: "wait for", Kind: boxlite.Canceled, Ref: string(id), Err: err,
 			Hint: fmt.Sprintf("The command may still run: %s logs %s shows its output.", Name, id)}

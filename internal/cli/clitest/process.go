@@ -186,13 +186,15 @@ var Programs = map[string]Program{
 	},
 	// tty prints its size at the beginning and whenever it changes, and its
 	// input in hexadecimal, until it reads a q.
-	"tty": tty,
+	"tty": func(p *Process) int { return tty(p, true) },
+	// tty-until-killed is the same, and ends only when it is killed.
+	"tty-until-killed": func(p *Process) int { return tty(p, false) },
 }
 
-func tty(p *Process) int {
+func tty(p *Process, quits bool) int {
 	fmt.Fprintf(p.Stdout, "size %d %d\r\n", p.Command.Rows, p.Command.Cols)
 	done := make(chan struct{})
-	go func() {
+	go func() { // ends with the input, which ends with the process
 		defer close(done)
 		b := make([]byte, 64)
 		for {
@@ -201,7 +203,7 @@ func tty(p *Process) int {
 				return
 			}
 			fmt.Fprintf(p.Stdout, "keys %x\r\n", b[:n])
-			if bytes.IndexByte(b[:n], 'q') >= 0 {
+			if quits && bytes.IndexByte(b[:n], 'q') >= 0 {
 				return
 			}
 		}

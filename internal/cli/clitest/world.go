@@ -84,9 +84,18 @@ func Load(path string) (*World, error) {
 	return w, json.Unmarshal(b, &w.state)
 }
 
-// Save waits for all programs to end and writes the world to a file.
+// Save gives all programs a moment to end, ends them, and writes the world to a
+// file.
 func (w *World) Save(path string) error {
+	timer := time.AfterFunc(time.Second, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, p := range w.running {
+			p.kill(9)
+		}
+	})
 	w.wg.Wait()
+	timer.Stop()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	b, err := json.MarshalIndent(w.state, "", "  ")
