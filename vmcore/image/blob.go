@@ -155,6 +155,9 @@ func (p *puller) blob(ctx context.Context, d v1.Descriptor, track *tracker) erro
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) { // what is left over must not keep the disk full
 		return errors.Join(err, part.discard())
 	}
+	if err != nil && part.have == 0 {
+		return errors.Join(err, ignoreMissing(os.Remove(part.file.Name())))
+	}
 	if err != nil {
 		return err
 	}

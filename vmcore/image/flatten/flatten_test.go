@@ -638,6 +638,7 @@ func TestHostileLayersAreRefused(t *testing.T) {
 		{"no_tar_at_all", [][]byte{bytes.Repeat([]byte("garbage "), 1000)}, "tar"},
 		{"cut_in_a_header", [][]byte{it.Tar(it.File("x", 0o644, "x"))[:300]}, "cut short"},
 		{"cut_in_a_file", [][]byte{it.Tar(it.File("x", 0o644, strings.Repeat("x", 5000)))[:2000]}, "cut short"},
+		{"cut_in_a_pax_header", [][]byte{it.Tar(it.File("x", 0o644, "x"))[:700]}, "cut short"},
 		{"too_many_files", [][]byte{it.Tar(many...)}, "more than 100 files"},
 		{"too_many_directories_by_one_name", [][]byte{it.Tar(it.File(strings.Repeat("d/", 150)+"x", 0o644, ""))}, "more than 100 files"},
 		{"too_many_bytes", [][]byte{it.Tar(it.File("big", 0o644, strings.Repeat("\x00", 9<<20)))}, "unpacks to more"},

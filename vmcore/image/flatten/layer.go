@@ -31,7 +31,8 @@ const (
 // context's; r's; the output's.
 func (b *Builder) AddLayer(ctx context.Context, r io.Reader) error {
 	b.layer++
-	in := bufio.NewReaderSize(&meter{ctx: ctx, r: r, b: b}, bufferSize)
+	m := &meter{ctx: ctx, r: r, b: b}
+	in := bufio.NewReaderSize(m, bufferSize)
 	tr := tar.NewReader(in)
 	for {
 		h, err := tr.Next()
@@ -45,6 +46,9 @@ func (b *Builder) AddLayer(ctx context.Context, r io.Reader) error {
 			return nameEntry(readError(err), h.Name)
 		}
 	}
+	if (m.n-int64(in.Buffered()))%512 != 0 { // which archive/tar takes for the end
+		return refuse(hintDamaged, "the layer is cut short")
+	}
 	_, err := io.Copy(io.Discard, in) // padding counts for the digest
 	return readError(err)
 }
@@ -54,6 +58,7 @@ type meter struct {
 	ctx context.Context
 	r   io.Reader
 	b   *Builder
+	n   int64 // bytes read
 }
 
 func (m *meter) Read(p []byte) (int, error) {
@@ -61,6 +66,7 @@ func (m *meter) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := m.r.Read(p)
+	m.n += int64(n)
 	if e := m.b.count(int64(n)); e != nil {
 		return n, e
 	}
