@@ -211,7 +211,7 @@ func TestABoxThatDoesNotStartSaysWhyAndIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := box.Start(t.Context(), nil); boxlite.KindOf(err) != boxlite.Image && boxlite.KindOf(err) != boxlite.NotFound {
+	if err := box.Start(t.Context(), nil); boxlite.KindOf(err) != boxlite.NotFound || boxlite.HintOf(err) == "" {
 		t.Errorf("Start: %v", err)
 	}
 	if info := box.Info(); info.Status != boxlite.StatusFailed || info.Reason == "" || info.Phase != "" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -44,6 +45,9 @@ func (c *Cache) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 	}
 	if r.IsLocal() {
 		img, err := c.pullLocal(ctx, r, o)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = &boxlite.Error{Kind: boxlite.NotFound, Hint: "Check the path.", Err: err}
+		}
 		return img, c.fault("read image", r.String(), err)
 	}
 	candidates, err := c.allowed().candidates(r)

@@ -38,7 +38,7 @@ func (s *server) Stop(_ context.Context, req *shimpb.StopRequest) (*shimpb.Gone,
 		s.machine.Kill()
 		return gone(s.stop("removed", 0)), nil
 	}
-	return gone(s.stop("stopped", max(0, time.Duration(req.GraceNs)))), nil
+	return gone(s.stop("on request", max(0, time.Duration(req.GraceNs)))), nil
 }
 
 func gone(e Exit) *shimpb.Gone {
