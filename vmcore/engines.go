@@ -34,7 +34,7 @@ type engines struct {
 }
 
 func openEngines(p Programs, file string, log *slog.Logger) *engines {
-	return &engines{list: newEngines(p.Sandbox), file: file, key: hostKey(p), log: log}
+	return &engines{list: newEngines(p, log), file: file, key: hostKey(p), log: log}
 }
 
 // hostKey changes when an earlier probe says nothing any more: another boot,
@@ -76,7 +76,7 @@ func ProbeEngines(ctx context.Context, p Programs) ([]EngineReport, error) {
 		return nil, err
 	}
 	var out []EngineReport
-	for _, e := range newEngines(p.Sandbox) {
+	for _, e := range newEngines(p, nil) {
 		bound, cancel := context.WithTimeout(ctx, probeTime)
 		out = append(out, EngineReport{e.Name(), e.Probe(bound)})
 		cancel()

@@ -2,6 +2,7 @@ package vmcore
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,16 +59,15 @@ func findProgram(beside, name string) (string, error) {
 
 // newEngines returns the engines there are, in the order in which they are
 // preferred.
-func newEngines(sandbox string) []engine.Engine {
-	return []engine.Engine{gvisor.New(gvisor.Options{Sandbox: sandbox})}
+func newEngines(p Programs, log *slog.Logger) []engine.Engine {
+	return []engine.Engine{gvisor.New(gvisor.Options{Sandbox: p.Sandbox, Agent: p.Agent, Logger: log})}
 }
 
-// EngineByName returns an engine, for a shim. sandbox is the path of
-// boxlite-sandbox.
+// EngineByName returns an engine, for a shim.
 //
 // Errors: UnsupportedEngine.
-func EngineByName(name, sandbox string) (engine.Engine, error) {
-	for _, e := range newEngines(sandbox) {
+func EngineByName(name string, p Programs, log *slog.Logger) (engine.Engine, error) {
+	for _, e := range newEngines(p, log) {
 		if e.Name() == name {
 			return e, nil
 		}

@@ -112,7 +112,8 @@ func runShim(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) err
 	if err != nil {
 		return err
 	}
-	eng, err := vmcore.EngineByName(cfg.Engine, cfg.Sandbox)
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	eng, err := vmcore.EngineByName(cfg.Engine, vmcore.Programs{Sandbox: cfg.Sandbox, Agent: cfg.Machine.Agent}, log)
 	if err != nil {
 		return err
 	}
@@ -120,6 +121,5 @@ func runShim(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) err
 	if !ok {
 		return boxlite.Errorf(boxlite.Internal, "start shim", "", "standard output is not a file")
 	}
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	return shim.Run(ctx, cfg, eng, in, ready, log)
 }

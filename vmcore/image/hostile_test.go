@@ -220,7 +220,12 @@ func TestHostileImagesAreRefused(t *testing.T) {
 		}, "layer 1 of 1"},
 		{"truncated_tar", func(b blobs) blobs { return b.manifest(b.image(zip(good[:700]))) }, "layer 1 of 1"},
 		{"not_a_tar", func(b blobs) blobs { return b.manifest(b.image([]byte(strings.Repeat("hello", 1000)))) }, "tar"},
-		{"gzip_bomb", func(b blobs) blobs { return b.manifest(b.image(bomb())) }, "unpacks to more"},
+		{"gzip_bomb", func(b blobs) blobs {
+			m := b.image(good)
+			m.Layers[0] = b.add(bomb())
+			m.Layers[0].MediaType = types.OCILayer
+			return b.manifest(m)
+		}, "unpacks to more"},
 		{"dotdot_in_second_layer", func(b blobs) blobs {
 			return b.manifest(b.image(zip(good), zip(it.Tar(it.File("../../../../../../"+outside, 0o644, "gotcha")))))
 		}, "climbs out"},

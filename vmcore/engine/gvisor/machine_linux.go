@@ -19,6 +19,9 @@ import (
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine"
 )
 
+// outOfMemory is the reason of a machine's end by its memory limit.
+const outOfMemory = "out of memory"
+
 // A machine is one sandbox.
 type machine struct {
 	spec    engine.MachineSpec
@@ -29,6 +32,9 @@ type machine struct {
 	console *console
 	control *controller // for what may take long: one after the other
 	quick   *controller // for what must not wait for that
+
+	groups      *groups
+	guestMemory *os.File // where the guest's memory lies
 
 	saving sync.Mutex // held while the layer is saved
 
@@ -85,6 +91,7 @@ func (m *machine) finish(err error) {
 	os.Remove(m.d.listener)
 	<-m.console.done
 	m.exit = m.describeExit(err)
+	m.groups.remove()
 	close(m.done)
 }
 
@@ -97,6 +104,10 @@ func (m *machine) describeExit(err error) engine.Exit {
 		return exit
 	}
 	exit.Log = m.console.lines(20)
+	if exit.Reason == "" && m.groups.ooms() > 0 {
+		exit.Reason = outOfMemory
+	}
+	exit.OOM = exit.Reason == outOfMemory
 	if exit.Reason == "" {
 		exit.Reason = m.unexpected(err)
 	}
@@ -201,9 +212,4 @@ func (m *machine) Pause(ctx context.Context) error {
 func (m *machine) Resume(ctx context.Context) error {
 	_, err := m.control.call(ctx, "containerManager.Resume", struct{}{})
 	return err
-}
-
-// Usage implements [engine.Machine].
-func (m *machine) Usage() (engine.Usage, error) {
-	return engine.Usage{Disk: boxlite.Bytes(m.disk())}, nil
 }

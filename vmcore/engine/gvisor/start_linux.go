@@ -2,6 +2,7 @@ package gvisor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"time"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
@@ -81,8 +83,13 @@ func (e *Engine) start(ctx context.Context, spec engine.MachineSpec) (_ *machine
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{spec: spec, layer: layer, log: logger(spec, e.opts), d: d, done: make(chan struct{})}
+	e.Sweep()
+	m := &machine{spec: spec, layer: layer, log: logger(spec, e.opts), d: d, groups: &groups{}, done: make(chan struct{})}
+	if !e.opts.NoCgroups {
+		m.groups = newGroups(spec)
+	}
 	if err := m.launch(cmd); err != nil {
+		m.groups.remove()
 		return nil, err
 	}
 	if err := m.boot(ctx); err != nil {
@@ -166,6 +173,9 @@ func (m *machine) launch(cmd *exec.Cmd) error {
 func (m *machine) boot(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, m.Kill) // ends every wait below
 	defer stop()
+	if err := m.groups.put(m.process.Pid); err != nil {
+		return orContext(ctx, fmt.Errorf("limit the sandbox: %w", err))
+	}
 	if _, err := m.d.lifeline.Write([]byte{1}); err != nil {
 		return orContext(ctx, err)
 	}
@@ -176,14 +186,56 @@ func (m *machine) boot(ctx context.Context) error {
 	if err := m.connect(); err != nil {
 		return orContext(ctx, err)
 	}
+	if err := m.openGuestMemory(ctx); err != nil {
+		return orContext(ctx, err)
+	}
 	if _, err := m.control.call(ctx, "containerManager.SetNetworkArgs", networkArgs(m.spec.NIC), nicFiles(m.spec.NIC)...); err != nil {
 		return orContext(ctx, err)
 	}
 	if _, err := m.control.call(ctx, "containerManager.StartRoot", m.spec.ID); err != nil {
 		return orContext(ctx, err)
 	}
+	if err := m.limitProcesses(ctx); err != nil {
+		return orContext(ctx, err)
+	}
 	if !stop() {
 		return ctx.Err()
+	}
+	go m.guardMemory() // ends with the machine
+	return nil
+}
+
+// limitProcesses sets the limit that gVisor holds: of the group in which the
+// guest is.
+func (m *machine) limitProcesses(ctx context.Context) error {
+	type file struct {
+		Path string `json:"path"`
+		Name string `json:"name"`
+	}
+	type write struct {
+		File  file   `json:"file"`
+		Value string `json:"value"`
+	}
+	a, err := m.control.call(ctx, "Cgroups.WriteControlFiles", map[string][]write{"args": {
+		{file{"/", "cgroup.subtree_control"}, "+pids"},
+		{file{"/" + string(m.spec.ID), "pids.max"}, strconv.Itoa(m.spec.Processes)},
+	}})
+	if err != nil {
+		return err
+	}
+	var out struct {
+		Results []struct {
+			Data    string `json:"value"`
+			IsError bool   `json:"is_error"`
+		} `json:"results"`
+	}
+	if err := json.Unmarshal(a.Result, &out); err != nil {
+		return err
+	}
+	for _, r := range out.Results {
+		if r.IsError {
+			return fmt.Errorf("limit processes: %s", r.Data)
+		}
 	}
 	return nil
 }
