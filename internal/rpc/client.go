@@ -163,7 +163,7 @@ func (c *Client) connect(ctx context.Context) (s *session, err error) {
 				return nil, err
 			}
 		}
-		if s, err = dialSession(ctx, c.opts); err == nil {
+		if s, err = dialSession(ctx, c.opts, maxHello); err == nil {
 			c.log.Debug("connected to daemon", "pid", s.process.PID, "version", s.version)
 			return s, nil
 		}
@@ -176,10 +176,11 @@ func (c *Client) connect(ctx context.Context) (s *session, err error) {
 
 const tryAgain = "Try again: the daemon is started on demand."
 
-// dialSession connects, says hello and checks the answer. An answer in a
+// dialSession connects, says hello, waits for the answer as long as patience
+// lasts, and checks it. An answer in a
 // foreign protocol is an error for everyone but the operator, who may replace
 // the daemon.
-func dialSession(ctx context.Context, opts Options) (*session, error) {
+func dialSession(ctx context.Context, opts Options, patience time.Duration) (*session, error) {
 	raw, err := unixsocket.Dial(ctx, opts.Socket)
 	if err != nil {
 		if errors.Is(err, boxlite.RpcTransport) {
@@ -197,7 +198,7 @@ func dialSession(ctx context.Context, opts Options) (*session, error) {
 		return nil, &boxlite.Error{Op: "connect to daemon", Kind: boxlite.Internal, Err: err}
 	}
 	s := &session{raw: raw, conn: conn, rpc: rpcpb.NewDaemonClient(conn)}
-	if err := s.hello(ctx, opts); err != nil {
+	if err := s.hello(ctx, opts, patience); err != nil {
 		conn.Close()
 		raw.Close() // where conn never came to take it
 		return nil, err
@@ -228,8 +229,8 @@ func clientConn(raw net.Conn) (*grpc.ClientConn, error) {
 	)
 }
 
-func (s *session) hello(ctx context.Context, opts Options) error {
-	limited, cancel := context.WithTimeout(ctx, maxHello)
+func (s *session) hello(ctx context.Context, opts Options, patience time.Duration) error {
+	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	req := &rpcpb.HelloRequest{Protocol: Protocol, MinProtocol: MinProtocol,
 		Version: opts.Version, Operator: opts.Operator, Principal: []byte(opts.Principal)}
@@ -240,7 +241,7 @@ func (s *session) hello(ctx context.Context, opts Options) error {
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
 		return &boxlite.Error{Op: "connect to daemon", Kind: boxlite.RpcTransport, Ref: opts.Socket,
 			Hint: "Look at the daemon's log, and end the daemon if it hangs: boxes go on.",
-			Err:  fmt.Errorf("it does not answer within %s", maxHello)}
+			Err:  fmt.Errorf("it does not answer within %s", patience)}
 	}
 	if err != nil {
 		return failure("connect to daemon", tryAgain, err)

@@ -36,7 +36,7 @@ const (
 // runDaemon is a daemon until it is asked to leave or its standard input ends.
 func runDaemon(home string) int {
 	note(home, "starts", fmt.Sprintf("%d %s\n", os.Getpid(), os.Getenv(versionEnv)))
-	if _, err := os.Stat(filepath.Join(home, "broken")); err == nil {
+	if exists(home, "broken") {
 		fmt.Fprintln(os.Stderr, "opening the database: \x1b[31mit is damaged")
 		return 1
 	}
@@ -54,13 +54,13 @@ func runDaemon(home string) int {
 	leave := make(chan struct{})
 	var once sync.Once
 	go func() { io.Copy(io.Discard, os.Stdin); once.Do(func() { close(leave) }) }()
-	if _, err := os.Stat(filepath.Join(home, "mute")); err == nil {
+	if exists(home, "mute") {
 		<-leave // listens and never answers
 		return 0
 	}
 	srv := rpc.NewServer(rpc.ServerOptions{Open: always(slow{home: home}), Version: os.Getenv(versionEnv), Home: home,
 		Shutdown: func(string) {
-			if _, err := os.Stat(filepath.Join(home, "stubborn")); err != nil {
+			if !exists(home, "stubborn") {
 				once.Do(func() { close(leave) })
 			}
 		}})
@@ -82,7 +82,7 @@ type slow struct {
 func (s slow) wait(ctx context.Context, what string) error {
 	note(s.home, "asked", what+"\n")
 	for {
-		if _, err := os.Stat(filepath.Join(s.home, "block")); err != nil {
+		if !exists(s.home, "block") {
 			return nil
 		}
 		select {
@@ -130,6 +130,11 @@ func runClient(home string) int {
 	}
 	c.Close()
 	return 0
+}
+
+func exists(home, file string) bool {
+	_, err := os.Stat(filepath.Join(home, file))
+	return err == nil
 }
 
 func note(home, file, text string) {
@@ -469,7 +474,7 @@ func TestOtherUsersAreRefused(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to be another user")
 	}
-	home, err := os.MkdirTemp("/tmp", "rpc")
+	home, err := os.MkdirTemp("/tmp", "rpc") //nolint:usetesting // others cannot get at what is in t.TempDir
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,7 +94,7 @@ func (p *Presence) ask(ctx context.Context) answer {
 }
 
 func (p *Presence) operator(ctx context.Context) (*session, error) {
-	return dialSession(ctx, Options{Socket: Socket(p.Home), Operator: true, Version: p.Version})
+	return dialSession(ctx, Options{Socket: Socket(p.Home), Operator: true, Version: p.Version}, min(maxHello, p.startWait()))
 }
 
 // older reports whether a program of the given version replaces the daemon.

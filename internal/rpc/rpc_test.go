@@ -16,9 +16,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/internal/rpc"
+	"github.com/boxlite-mcp/boxlite-mcp/internal/rpc/rpcpb"
 	"github.com/boxlite-mcp/boxlite-mcp/internal/unixsocket"
 )
 
@@ -602,5 +607,68 @@ func TestClosedClientSaysSo(t *testing.T) {
 	}
 	if err := c.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestNothingIsAnsweredBeforeHello(t *testing.T) {
+	home := start(t, memory{})
+	conn, err := grpc.NewClient("unix:"+rpc.Socket(home), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	d := rpcpb.NewDaemonClient(conn)
+	if _, err := d.GetBox(t.Context(), &rpcpb.Ref{Ref: []byte("b")}); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("GetBox: %v", err)
+	}
+	if _, err := d.Status(t.Context(), &rpcpb.Empty{}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("Status: %v", err)
+	}
+	stream, err := d.StartBox(t.Context(), &rpcpb.Ref{})
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	if status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("StartBox: %v", err)
+	}
+	// A client of the future may say hello, and replace the daemon, but no more.
+	hello := &rpcpb.HelloRequest{Protocol: 99, MinProtocol: 98, Operator: true}
+	if reply, err := d.Hello(t.Context(), hello); err != nil || reply.Protocol != rpc.Protocol || reply.MinProtocol != rpc.MinProtocol {
+		t.Errorf("Hello: %v, %v", reply, err)
+	}
+	if _, err := d.GetBox(t.Context(), &rpcpb.Ref{Ref: []byte("b")}); status.Code(err) != codes.Unimplemented {
+		t.Errorf("GetBox in a foreign protocol: %v", err)
+	}
+	if _, err := d.Status(t.Context(), &rpcpb.Empty{}); err != nil {
+		t.Errorf("Status in a foreign protocol: %v", err)
+	}
+	if _, err := d.Hello(t.Context(), hello); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("a second Hello: %v", err)
+	}
+}
+
+func TestMessagesFromStrangeClientsAreRefused(t *testing.T) {
+	home := start(t, memory{})
+	conn, err := grpc.NewClient("unix:"+rpc.Socket(home), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	d := rpcpb.NewDaemonClient(conn)
+	if _, err := d.Hello(t.Context(), &rpcpb.HelloRequest{Protocol: rpc.Protocol, MinProtocol: rpc.MinProtocol, Principal: []byte("p")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.ListBoxes(t.Context(), &rpcpb.Words{Json: []byte("{")}); err == nil {
+		t.Error("ListBoxes took half an object")
+	}
+	if _, err := d.ResizeTTY(t.Context(), &rpcpb.ResizeTTYRequest{Rows: 1 << 16}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("ResizeTTY: %v", err)
+	}
+	if _, err := d.WriteFile(t.Context(), &rpcpb.WriteFileRequest{Data: make([]byte, 17<<20)}); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("WriteFile: %v", err)
+	}
+	out, err := d.Output(t.Context(), &rpcpb.OutputRequest{MaxBytes: 1 << 40})
+	if err != nil || out.Stdout.End != 4<<20 { // memory says there what it was asked for
+		t.Errorf("Output of 1 TiB: asked for %d, %v", out.GetStdout().GetEnd(), err)
 	}
 }

@@ -56,8 +56,8 @@ type Server struct {
 	grpc    *grpc.Server
 	self    proc.ID
 	started time.Time
-	changed chan struct{} // capacity 1: something changed since it was read
-	drain   context.Context
+	changed chan struct{}      // capacity 1: something changed since it was read
+	drain   context.Context    //nolint:containedctx // its end is that of the server, not of a call
 	leave   context.CancelFunc // ends drain
 
 	mu      sync.Mutex
@@ -184,7 +184,8 @@ func (s *Server) failure(method string, p *peer, err error, panicked any) error 
 	if errors.Is(err, errLeaving) { // not what the Service says, but what became of the call
 		return status.Error(codes.Unavailable, errLeaving.Error())
 	}
-	if boxlite.KindOf(err) != boxlite.Internal {
+	// A kind that is none arrives as Internal, and is treated as that here.
+	if boxlite.ParseKind(boxlite.KindOf(err).String()) != boxlite.Internal {
 		return rpcerr.Encode(err)
 	}
 	incident := rand.Text()[:8]

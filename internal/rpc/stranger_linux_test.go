@@ -18,7 +18,7 @@ func TestADaemonOfAnotherUserIsNotSpokenTo(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to be another user")
 	}
-	home, err := os.MkdirTemp("/tmp", "rpc")
+	home, err := os.MkdirTemp("/tmp", "rpc") //nolint:usetesting // others cannot get at what is in t.TempDir
 	if err != nil {
 		t.Fatal(err)
 	}

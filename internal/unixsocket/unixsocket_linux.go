@@ -30,7 +30,7 @@ func shortDir(dir, base string) (short string, release func(), err error) {
 // it from the socket, less the umask.
 func beforeBind(_, _ string, c syscall.RawConn) error {
 	return c.Control(func(fd uintptr) {
-		unix.Fchmod(int(fd), 0o600) // where it fails, Listen's chmod comes a moment later
+		_ = unix.Fchmod(int(fd), 0o600) // where it fails, Listen's chmod comes a moment later
 	})
 }
 

@@ -271,7 +271,7 @@ func TestOtherUsersAreHungUpOn(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to be another user")
 	}
-	dir, err := os.MkdirTemp("/tmp", "unixsocket")
+	dir, err := os.MkdirTemp("/tmp", "unixsocket") //nolint:usetesting // others cannot get at what is in t.TempDir
 	if err != nil {
 		t.Fatal(err)
 	}
