@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"flag"
 	"io"
@@ -261,3 +262,5 @@ func indent(t *testing.T, raw []byte) string {
 	}
 	return b.String() + "\n"
 }
+
+func decode64(s string) ([]byte, error) { return base64.StdEncoding.DecodeString(s) }

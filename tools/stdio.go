@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -37,12 +38,13 @@ const (
 // marshals to the response; nil to a notification. It is called concurrently.
 type responder func(ctx context.Context, message, id json.RawMessage) any
 
-// A lineWriter writes messages to a client, each as one line, one at a time.
+// A lineWriter writes messages to a client, each as one line, one at a time. It
+// may be used concurrently, and blocks as long as the client does not read.
 type lineWriter struct {
-	mu  sync.Mutex
-	w   io.Writer // guarded by mu
-	err error     // guarded by mu; of the first write that failed
-	// broken is called once, without the lock, when a write fails.
+	mu  sync.Mutex            // held across Write, which is what it is for
+	w   io.Writer             // guarded by mu
+	err atomic.Pointer[error] // of the first write that failed; nothing is written after it
+	// broken is called when a write fails.
 	broken func()
 }
 
@@ -55,23 +57,24 @@ func (l *lineWriter) send(message any) error {
 		return err
 	}
 	l.mu.Lock()
-	if l.err != nil {
-		defer l.mu.Unlock()
-		return l.err
+	defer l.mu.Unlock()
+	if err := l.failed(); err != nil {
+		return err
 	}
 	_, err := l.w.Write(b.Bytes())
-	l.err = err
-	l.mu.Unlock()
 	if err != nil {
+		l.err.Store(&err)
 		l.broken()
 	}
 	return err
 }
 
+// failed returns the error of the first write that failed. It does not wait.
 func (l *lineWriter) failed() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.err
+	if err := l.err.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // A conn is one client on a pair of streams. It reads in order, answers
