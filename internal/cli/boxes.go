@@ -197,7 +197,7 @@ func (m *commander) stopCmd() *cobra.Command {
 		ValidArgsFunction: m.completeAll(m.boxNames(boxlite.BoxStatus.CanStop)),
 		RunE: m.with(func(ctx context.Context, l *link, args []string) error {
 			return each(args, func(ref string) error {
-				err := l.again(ctx, func(s boxlite.Service) error {
+				err := l.once(ctx, func(s boxlite.Service) error {
 					_, err := s.StopBox(ctx, ref)
 					return err
 				})
@@ -268,12 +268,15 @@ func getBox(ctx context.Context, l *link, ref string) (d boxlite.BoxDetails, err
 
 func (m *commander) printDetails(d boxlite.BoxDetails) error {
 	now := time.Now()
-	rows := [][]string{{"id", string(d.ID)}, {"name", d.Name}, {"principal", d.Principal}, {"status", string(d.Status)}}
+	rows := [][]string{{"id", string(d.ID)}}
 	add := func(name, value string) {
 		if value != "" {
 			rows = append(rows, []string{name, value})
 		}
 	}
+	add("name", d.Name)
+	add("principal", d.Principal)
+	add("status", string(d.Status))
 	add("starting", d.Phase)
 	add("reason", d.Reason)
 	add("image", d.Image)

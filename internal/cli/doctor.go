@@ -101,7 +101,7 @@ func verdict(checks []Check) error {
 }
 
 func (m *commander) printChecks(checks []Check) error {
-	rows := [][]string{{"", "CHECK", "FOUND"}}
+	rows := [][]string{{"RESULT", "CHECK", "FOUND"}}
 	for _, c := range checks {
 		rows = append(rows, []string{c.mark(), c.Name, c.Detail})
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"unicode"
@@ -124,8 +125,13 @@ func ours(err error) error {
 // notFound reports whether a program could not be run because it is not there.
 // A cause that came over a socket is only text.
 func notFound(err error) bool {
+	if errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
 	text := err.Error()
-	return errors.Is(err, fs.ErrNotExist) || strings.Contains(text, "not found") || strings.Contains(text, "no such file")
+	return slices.ContainsFunc([]string{"not in PATH", "does not exist", "not found", "no such file"}, func(s string) bool {
+		return strings.Contains(text, s)
+	})
 }
 
 // usage returns an error about what was typed.
