@@ -96,12 +96,12 @@ func (b *box) startInit(opts Options) (pidfd int, err error) {
 		return -1, err
 	}
 	defer r.Close()
-	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	null, err := openNothing()
 	if err != nil {
-		null = w // an image without /dev: the box's init makes one
-	} else {
-		defer null.Close()
+		w.Close()
+		return -1, err
 	}
+	defer null.Close()
 	pid, err := syscall.ForkExec(exe, []string{"boxlite-init", "init", opts.Root}, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   []string{"GOMAXPROCS=1", "GOGC=off"},
@@ -131,8 +131,22 @@ func (b *box) startInit(opts Options) (pidfd int, err error) {
 	return pidfd, nil
 }
 
-// reap waits for the process's children until the box ends. It peeks first and
-// takes the child under the lock: until then its number stays its own.
+// openNothing opens /dev/null, or where the image has none (the box's init
+// makes one) a pipe that nobody writes to.
+func openNothing() (*os.File, error) {
+	if f, err := os.OpenFile("/dev/null", os.O_RDWR, 0); err == nil {
+		return f, nil
+	}
+	r, w, err := os.Pipe()
+	if err == nil {
+		w.Close()
+	}
+	return r, err
+}
+
+// reap waits for the process's children until there are none, which is after
+// the box has ended. It peeks first and takes the child under the lock: until
+// then its number stays its own.
 func (b *box) reap() {
 	runtime.LockOSThread() // it blocks for ever: let the scheduler forget it
 	for {
@@ -145,11 +159,6 @@ func (b *box) reap() {
 			return
 		}
 		b.reapOne()
-		select {
-		case <-b.ended:
-			return
-		default:
-		}
 	}
 }
 
@@ -180,15 +189,30 @@ func (b *box) startChild(path string, args []string, attr *syscall.ProcAttr, end
 	return pid, b.boxPID(pid), nil
 }
 
-// boxPID returns the number of a child inside the box, or 0.
+// boxPID returns the number of a child inside the box, or 0. gVisor tells it
+// of a pidfd only.
 func (b *box) boxPID(pid int) int {
-	status, err := readAt(int(b.proc.Fd()), fmt.Sprintf("%d/status", pid))
+	if n := b.innermost(fmt.Sprintf("%d/status", pid)); n > 0 {
+		return n
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return 0
 	}
-	for line := range strings.Lines(string(status)) {
-		if list, ok := strings.CutPrefix(line, "NSpid:"); ok {
-			all := parsePIDs([]byte(list))
+	defer unix.Close(fd)
+	return b.innermost(fmt.Sprintf("self/fdinfo/%d", fd))
+}
+
+// innermost reads the last of a process's numbers from a file below the
+// agent's /proc.
+func (b *box) innermost(name string) int {
+	text, err := readAt(int(b.proc.Fd()), name)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		list, ok := strings.CutPrefix(line, "NSpid:")
+		if all := parsePIDs([]byte(list)); ok && len(all) > 0 {
 			return all[len(all)-1]
 		}
 	}

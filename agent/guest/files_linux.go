@@ -132,6 +132,7 @@ type target struct {
 	temp string   // to be renamed to name; "": file is the file itself
 	dir  *os.File // that both are in
 	name string
+	mode uint32 // that the file had; 0: it is new, or keeps it by itself
 }
 
 // WriteFile receives a file and puts it in place.
@@ -262,7 +263,8 @@ func openBeside(name string, exists bool, old *unix.Stat_t, u user) (*target, er
 	t.file = os.NewFile(uintptr(fd), name)
 	if exists {
 		_ = unix.Fchown(fd, int(old.Uid), int(old.Gid)) // root keeps the owner; others become it
-		err = unix.Fchmod(fd, old.Mode&0o7777)
+		t.mode = old.Mode & 0o7777
+		err = unix.Fchmod(fd, t.mode&0o777)
 	}
 	if err != nil {
 		t.discard()
@@ -274,7 +276,10 @@ func openBeside(name string, exists bool, old *unix.Stat_t, u user) (*target, er
 // commit makes what was written the file. It needs no thread of the box: there
 // is no path left to resolve.
 func (t *target) commit(mode uint32) error {
-	if mode != 0 {
+	if mode == 0 {
+		mode = t.mode
+	}
+	if mode != 0 { // last: writing takes set-user-ID away
 		if err := unix.Fchmod(int(t.file.Fd()), mode&0o7777); err != nil {
 			return err
 		}

@@ -20,6 +20,8 @@ import (
 // box, since it handles none.
 func boxInit(root string) error {
 	runtime.LockOSThread()
+	name, _ := unix.BytePtrFromString("boxlite-init")
+	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0) // ps would say exe
 	status := os.NewFile(3, "status")
 	if err := endWithAgent(); err != nil {
 		return err
@@ -65,11 +67,15 @@ func endWithAgent() error {
 }
 
 // reapForever waits for children, ours and those that the kernel gives us. The
-// Go runtime's signal handlers go first: to the kernel, the init of a
-// namespace ignores what it does not handle.
+// Go runtime's signal handlers go first: Linux keeps from the init of a
+// namespace what it does not handle, gVisor only what it ignores.
 func reapForever() {
-	var action [32]byte // struct sigaction: all zero is SIG_DFL
+	ignore := [4]uint64{1} // struct sigaction with SIG_IGN; zero, SIG_DFL, for the signal that tells of children
 	for sig := uintptr(1); sig <= 64; sig++ {
+		action := ignore
+		if sig == uintptr(unix.SIGCHLD) {
+			action = [4]uint64{}
+		}
 		unix.Syscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
 	}
 	for {

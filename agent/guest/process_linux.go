@@ -437,12 +437,26 @@ func (p *process) signal(sig unix.Signal) error {
 	}
 	conn, err := p.master.SyscallConn()
 	if err != nil {
-		return nil
+		return nil // closed
 	}
-	_ = conn.Control(func(fd uintptr) {
-		if group, e := unix.IoctlGetInt(int(fd), unix.TIOCGPGRP); e == nil && group > 1 && group != p.pid {
-			err = ignore(unix.Kill(-group, sig), unix.ESRCH)
-		}
-	})
+	_ = conn.Control(func(fd uintptr) { err = p.signalForeground(int(fd), sig) })
 	return err
+}
+
+// signalForeground finds out who is in the foreground of the terminal. gVisor
+// does not say; there, the signals that keys stand for are typed.
+func (p *process) signalForeground(master int, sig unix.Signal) error {
+	group, err := unix.IoctlGetInt(master, unix.TIOCGPGRP)
+	if err == nil {
+		if group <= 1 || group == p.pid {
+			return nil
+		}
+		return ignore(unix.Kill(-group, sig), unix.ESRCH)
+	}
+	key, ok := map[unix.Signal]int{unix.SIGINT: unix.VINTR, unix.SIGQUIT: unix.VQUIT, unix.SIGTSTP: unix.VSUSP}[sig]
+	settings, err := unix.IoctlGetTermios(master, unix.TCGETS)
+	if ok && err == nil && settings.Lflag&unix.ISIG != 0 && settings.Cc[key] != 0 {
+		_, _ = unix.Write(master, settings.Cc[key:key+1])
+	}
+	return nil
 }
