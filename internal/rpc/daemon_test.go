@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -293,6 +294,45 @@ func TestADaemonKilledDuringACall(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestKillsUnderLoadAreNotNoticed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes two seconds")
+	}
+	n := newNursery(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	var calls atomic.Int64
+	for range 8 {
+		c := n.client(rpc.Options{})
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if _, err := c.Run(ctx, "b", boxlite.Shell("true"), nil); err != nil && ctx.Err() == nil {
+					t.Error(err)
+					return
+				}
+				calls.Add(1)
+			}
+		})
+	}
+	const kills = 12
+	for range kills {
+		time.Sleep(100 * time.Millisecond)
+		before := calls.Load()
+		n.kill()
+		for deadline := time.Now().Add(10 * time.Second); calls.Load() < before+50; time.Sleep(time.Millisecond) {
+			if t.Failed() || time.Now().After(deadline) {
+				t.Fatal("the clients are stuck")
+			}
+		}
+	}
+	if n.starts() != kills+1 {
+		t.Errorf("%d kills, %d daemons", kills, n.starts())
+	}
+	t.Logf("%d calls", calls.Load())
 }
 
 func TestALeavingDaemonHandsItsWaitersOver(t *testing.T) {
