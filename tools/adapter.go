@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,8 @@ import (
 type adapter struct {
 	mcp *server.MCPServer
 	log *slog.Logger
+
+	names []string // of the tools
 }
 
 func newAdapter(s *Server) *adapter {
@@ -32,13 +35,15 @@ func newAdapter(s *Server) *adapter {
 		server.WithToolCapabilities(false),
 		server.WithToolFilter(inOrder(s.tools)),
 	)
+	var names []string
 	for i := range s.tools {
+		names = append(names, s.tools[i].name)
 		m.AddTool(describeTool(&s.tools[i]), handleTool(s, &s.tools[i]))
 	}
 	if len(s.prompts) > 0 {
 		m.AddPrompts(servePrompts(s.prompts)...)
 	}
-	return &adapter{m, s.log}
+	return &adapter{mcp: m, log: s.log, names: names}
 }
 
 func describeTool(t *tool) mcp.Tool {
@@ -184,6 +189,9 @@ func (a *adapter) respond(ctx context.Context, message, id json.RawMessage) (ans
 		return r
 	case mcp.JSONRPCError:
 		r.ID = mcp.NewRequestId(id)
+		if strings.HasSuffix(r.Error.Message, server.ErrToolNotFound.Error()) {
+			r.Error.Message = "There is no such tool. Tools: " + strings.Join(a.names, ", ")
+		}
 		return r
 	default:
 		return r

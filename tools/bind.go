@@ -43,8 +43,11 @@ func bind(tool string, fields []field, raw json.RawMessage, into any) error {
 		case string(m.value) == "null":
 		default:
 			given[m.name] = true
-			if err := f.set(v.Field(f.index), m.value); err != nil {
+			into := v.Field(f.index)
+			if err := f.set(into, m.value); err != nil {
 				problems = append(problems, m.name+" "+err.Error())
+			} else if f.required && into.Kind() == reflect.String && into.Len() == 0 {
+				problems = append(problems, m.name+" is empty")
 			}
 		}
 	}
@@ -118,7 +121,7 @@ func splitObject(raw json.RawMessage) ([]member, error) {
 	}
 	if raw[0] == '"' {
 		var inner string
-		if json.Unmarshal(raw, &inner) == nil && strings.HasPrefix(strings.TrimSpace(inner), "{") {
+		if json.Unmarshal(raw, &inner) == nil && strings.HasPrefix(strings.TrimSpace(inner), "{") && tame(inner) {
 			raw = json.RawMessage(strings.TrimSpace(inner))
 		}
 	}
@@ -147,6 +150,14 @@ func splitObject(raw json.RawMessage) ([]member, error) {
 		}
 	}
 	return members, nil
+}
+
+// tame reports whether JSON within a string keeps to the limits of a message,
+// which saw it as one value.
+func tame(text string) bool {
+	var s scanner
+	s.write([]byte(text))
+	return s.problem() == ""
 }
 
 // set assigns a JSON value to v, which has the field's type or points to it.
@@ -279,7 +290,7 @@ func toStrings(raw json.RawMessage) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if inner := strings.TrimSpace(s); strings.HasPrefix(inner, "[") && json.Valid([]byte(inner)) {
+		if inner := strings.TrimSpace(s); strings.HasPrefix(inner, "[") && tame(inner) && json.Valid([]byte(inner)) {
 			if list, err := toStrings(json.RawMessage(inner)); err == nil {
 				return list, nil
 			}

@@ -46,12 +46,18 @@ func listBoxes(ctx context.Context, c *call, a boxListArgs) (string, boxListResu
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d of %d boxes:\n", len(page.Boxes), page.Total)
+	unsaid := 0
 	for _, info := range page.Boxes {
-		v := viewBox(info)
-		if b.Len() < mostShown {
-			b.WriteString(v.line() + "\n")
+		v := viewBox(info).brief()
+		if line := v.line() + "\n"; b.Len()+len(line) < mostShown {
+			b.WriteString(line)
+		} else {
+			unsaid++
 		}
 		r.Boxes = append(r.Boxes, v)
+	}
+	if unsaid > 0 {
+		fmt.Fprintf(&b, "[%d more on this page do not fit; use a smaller limit]\n", unsaid)
 	}
 	if page.Cursor != "" {
 		b.WriteString("More: box_list with cursor=" + oneLine(page.Cursor, 200))

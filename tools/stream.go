@@ -92,7 +92,7 @@ func (c *call) overview(ctx context.Context, id boxlite.ExecutionID, first boxli
 // least.
 func width(c boxlite.OutputChunk) int {
 	shown := len(visible(c.Data))
-	return int(min(int64(shown)+c.End-c.Next(), 1<<30))
+	return int(min(int64(shown)+max(0, c.End-c.Next()), 1<<30))
 }
 
 // headAndTail shows the beginning of first and the end of last, which may

@@ -161,11 +161,14 @@ func TestBind(t *testing.T) {
 		}
 	}
 	for args, says := range map[string]string{
-		``:                                 "text is missing",
-		`null`:                             "text is missing",
-		`[]`:                               "not a JSON object",
-		`"x"`:                              "not a JSON object",
-		`{"text":"x"`:                      "not valid JSON",
+		``:                                       "text is missing",
+		`null`:                                   "text is missing",
+		`[]`:                                     "not a JSON object",
+		`"x"`:                                    "not a JSON object",
+		`{"text":"x"`:                            "not valid JSON",
+		`{"text":""}`:                            "text is empty",
+		`"{\"text\":` + strings.Repeat("[", 100): "not a JSON object",
+		`{"text":"x","map":"{\"a\":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `}"}`: "object of strings",
 		`{"text":"x","txet":1}`:            `there is no argument "txet"`,
 		`{"text":"x","text":"y"}`:          "given twice",
 		`{"text":{}}`:                      "must be a string",

@@ -2,6 +2,7 @@ package tools
 
 import (
 	"fmt"
+	"maps"
 	"sort"
 	"strings"
 	"time"
@@ -41,6 +42,24 @@ func viewBox(b boxlite.BoxInfo) boxView {
 			v.Labels[oneLine(k, 200)] = oneLine(val, 200)
 		}
 	}
+	return v
+}
+
+// brief returns the box as one of many in a list: with only its first labels,
+// because a box may have 64 KiB of them.
+func (v boxView) brief() boxView {
+	const most = 8
+	keys := sortedKeys(v.Labels)
+	if len(keys) > most {
+		v.Labels = maps.Clone(v.Labels)
+		for _, k := range keys[most:] {
+			delete(v.Labels, k)
+		}
+	}
+	for k, val := range v.Labels {
+		v.Labels[k] = oneLine(val, 80)
+	}
+	v.Reason, v.Limits = oneLine(v.Reason, 100), ""
 	return v
 }
 

@@ -43,7 +43,7 @@ func TestHostileLines(t *testing.T) {
 		{"id is an object", `{"jsonrpc":"2.0","id":{},"method":"ping"}`, `null`, "id must be"},
 		{"method is a number", `{"jsonrpc":"2.0","id":1,"method":7}`, `null`, "Invalid request"},
 		{"unknown method", `{"jsonrpc":"2.0","id":1,"method":"frob"}`, `1`, "not found"},
-		{"unknown tool", toolCall(1, "box_frob", "{}", ""), `1`, "not found"},
+		{"unknown tool", toolCall(1, "box_frob", "{}", ""), `1`, "no such tool. Tools: box_create, box_list"},
 		{"invalid UTF-8", `{"jsonrpc":"2.0","id":3,"method":"` + "\xff" + `"}`, `3`, "not UTF-8"},
 		{"deep", `{"jsonrpc":"2.0","method":"ping","params":` + deep(100_000) + `,"id":9}`, `9`, "nested"},
 		{"deep arguments", toolCall(4, "box_list", `{"limit":`+deep(40)+`}`, ""), `4`, "whole number"},
