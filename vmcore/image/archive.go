@@ -139,14 +139,10 @@ type rootFiles struct{ dir *os.File }
 func (r rootFiles) Close() error { return r.dir.Close() }
 
 func (r rootFiles) open(name string) (io.ReadCloser, int64, error) {
-	fd, err := unix.Openat2(int(r.dir.Fd()), name, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	f, err := openPlain(r.dir, name)
 	if err != nil {
-		return nil, 0, missing(name, &os.PathError{Op: "open", Path: name, Err: err})
+		return nil, 0, missing(name, err)
 	}
-	f := os.NewFile(uintptr(fd), name)
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
 		err = refuse(hintHostile, "%s is not a regular file", name)

@@ -80,17 +80,16 @@ func (c *Cache) addDirectory(ctx context.Context, r Reference, o PullOptions) (s
 }
 
 // guard refuses the protected directories wherever they appear.
-func (c *Cache) guard() func(*unix.Stat_t) error {
+func (c *Cache) guard() flatten.Veto {
 	type id struct{ dev, ino uint64 }
 	protected := map[id]string{}
 	for _, path := range append([]string{c.dir}, c.opts.Protected...) {
-		var st unix.Stat_t
-		if unix.Stat(path, &st) == nil {
-			protected[id{st.Dev, st.Ino}] = path
+		if dev, ino, err := identity(path); err == nil {
+			protected[id{dev, ino}] = path
 		}
 	}
-	return func(st *unix.Stat_t) error {
-		if path, ok := protected[id{st.Dev, st.Ino}]; ok {
+	return func(dev, ino uint64) error {
+		if path, ok := protected[id{dev, ino}]; ok {
 			return denied(path)
 		}
 		return nil
@@ -146,7 +145,7 @@ func (c *Cache) openBelow(path string, roots []string) (*os.File, error) {
 
 // openIn returns nil without an error if path is not below root.
 func openIn(root, path string) (*os.File, error) {
-	const flags = os.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC
+	const flags = os.O_RDONLY | unix.O_NONBLOCK
 	if root == "/" {
 		return os.OpenFile(path, flags, 0)
 	}
@@ -168,7 +167,7 @@ func openIn(root, path string) (*os.File, error) {
 
 // checkPath refuses what turned out to be one of our own files.
 func (c *Cache) checkPath(f *os.File) error {
-	real, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	real, err := realPath(f)
 	if err != nil {
 		return err
 	}

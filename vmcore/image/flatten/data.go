@@ -6,8 +6,6 @@ import (
 	"errors"
 	"io"
 	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -130,22 +128,14 @@ func (a *appender) zero(e extent) error {
 // copyData makes the first size bytes of dst those of src: by sharing blocks,
 // else by copying what is not a hole.
 func copyData(ctx context.Context, dst, src *os.File, size int64) error {
-	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
+	if cloneFile(dst, src) {
 		return dst.Truncate(size)
 	}
 	for off := int64(0); off < size; {
-		from, err := src.Seek(off, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) || err == nil && from >= size {
-			break
-		}
+		from, to, err := nextData(src, off, size)
 		if err != nil {
 			return err
 		}
-		to, err := src.Seek(from, unix.SEEK_HOLE)
-		if err != nil {
-			return err
-		}
-		to = min(to, size)
 		if err := copyRange(ctx, dst, src, from, to); err != nil {
 			return err
 		}

@@ -101,8 +101,8 @@ func (b *Builder) Finish(v Variant) (Result, error) {
 		return Result{}, err
 	}
 	for _, e := range b.dead {
-		err := unix.Fallocate(int(b.data.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, e.off, e.size)
-		if errors.Is(err, unix.EOPNOTSUPP) {
+		err := punchHole(b.data.file, e)
+		if errors.Is(err, errNoHoles) {
 			err = b.data.zero(e) // the bytes of an image do not depend on the file system
 		}
 		if err != nil {
@@ -120,6 +120,13 @@ func (b *Builder) FinishCopy(ctx context.Context, out *os.File, v Variant) (Resu
 	}
 	return b.writeMetadata(out, v)
 }
+
+// A Veto returns an error for a file of the host that must not be read, by its
+// device and inode numbers.
+type Veto func(dev, ino uint64) error
+
+// errNoHoles is of file systems that cannot make a hole afterwards.
+var errNoHoles = errors.New("the file system makes no holes")
 
 // refuse returns the error for a layer that cannot be what it should be.
 func refuse(hint, format string, args ...any) error {

@@ -1,7 +1,7 @@
 package flatten
 
 import (
-	"fmt"
+	"cmp"
 	"slices"
 	"strings"
 )
@@ -69,7 +69,7 @@ func (b *Builder) setXattrs(n *inode, attrs map[string]string) error {
 		}
 	}
 	slices.SortFunc(n.xattrs, func(a, b xattr) int {
-		return strings.Compare(fmt.Sprint(a.index, a.suffix), fmt.Sprint(b.index, b.suffix))
+		return cmp.Or(cmp.Compare(a.index, b.index), strings.Compare(a.suffix, b.suffix))
 	})
 	return nil
 }

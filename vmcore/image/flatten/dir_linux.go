@@ -22,7 +22,7 @@ type copier struct {
 	*Builder
 	ctx     context.Context //nolint:containedctx // of this one copy
 	dev     uint64          // of the root: other file systems are not entered
-	refused func(*unix.Stat_t) error
+	refused Veto
 	links   map[fileID]*inode // files that have more names
 }
 
@@ -31,14 +31,14 @@ type copier struct {
 // refused may veto a file or directory by its status.
 //
 // Errors: refused's; the host's; Image for what no image can hold.
-func (b *Builder) AddDir(ctx context.Context, dir *os.File, refused func(*unix.Stat_t) error) error {
+func (b *Builder) AddDir(ctx context.Context, dir *os.File, refused Veto) error {
 	b.layer++
 	var st unix.Stat_t
 	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
 		return &os.PathError{Op: "stat", Path: dir.Name(), Err: err}
 	}
 	c := &copier{b, ctx, st.Dev, refused, map[fileID]*inode{}}
-	if err := refused(&st); err != nil {
+	if err := refused(st.Dev, st.Ino); err != nil {
 		return err
 	}
 	if err := c.attributes(b.root, &st, procPath(dir, ".")); err != nil {
@@ -77,7 +77,7 @@ func (c *copier) copyEntry(dir *os.File, name string, to *inode) error {
 	if err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "stat", Path: name, Err: err}
 	}
-	if err := c.refused(&st); err != nil {
+	if err := c.refused(st.Dev, st.Ino); err != nil {
 		return err
 	}
 	id := fileID{st.Dev, st.Ino}
