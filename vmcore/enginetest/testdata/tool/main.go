@@ -31,6 +31,7 @@ func main() {
 }
 
 func run(verb, arg string) error {
+	unix.Umask(0)
 	n, _ := strconv.Atoi(arg)
 	switch verb {
 	case "make":
