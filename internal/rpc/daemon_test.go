@@ -442,6 +442,16 @@ func TestADaemonThatDoesNotComeUpSaysWhy(t *testing.T) {
 	if n.starts() != 1 {
 		t.Errorf("it was started %d times", n.starts())
 	}
+	// The log was large and is set aside by the start.
+	note(n.home, "daemon.log", strings.Repeat("x", 10000))
+	p := n.presence("v1.0.0")
+	p.Start = func(ctx context.Context) (<-chan error, error) {
+		os.Remove(rpc.LogFile(n.home))
+		return n.start(ctx)
+	}
+	if err := p.Ensure(t.Context()); !strings.Contains(err.Error(), "it is damaged") {
+		t.Errorf("with a new log: %q", err)
+	}
 }
 
 func TestADaemonThatNeverAnswersIsGivenUp(t *testing.T) {

@@ -232,6 +232,9 @@ func logTail(path string, after int64) string {
 	}
 	defer f.Close()
 	if info, err := f.Stat(); err == nil {
+		if info.Size() < after { // another file has taken its place
+			after = 0
+		}
 		after = max(after, info.Size()-most)
 	}
 	b, _ := io.ReadAll(io.NewSectionReader(f, after, most)) // what can be read is enough

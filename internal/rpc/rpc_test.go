@@ -672,3 +672,25 @@ func TestMessagesFromStrangeClientsAreRefused(t *testing.T) {
 		t.Errorf("Output of 1 TiB: asked for %d, %v", out.GetStdout().GetEnd(), err)
 	}
 }
+
+func TestRegistriesComeWithEveryHello(t *testing.T) {
+	home := t.TempDir()
+	var got []string
+	opts := rpc.ServerOptions{Open: always(memory{}), AddRegistries: func(names []string) error {
+		got = append(got, names...)
+		if names[0] == "bad" {
+			return boxlite.Errorf(boxlite.Config, "add registry", names[0], "no such form")
+		}
+		return nil
+	}}
+	serve(t, home, opts)
+	dial(t, home, rpc.Options{})
+	dial(t, home, rpc.Options{Registries: []string{"a", "http://b:5000"}})
+	if diff := cmp.Diff([]string{"a", "http://b:5000"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	_, err := rpc.Dial(t.Context(), rpc.Options{Socket: rpc.Socket(home), Principal: "p", Registries: []string{"bad"}})
+	if !errors.Is(err, boxlite.Config) {
+		t.Errorf("got %v", err)
+	}
+}
