@@ -3,6 +3,7 @@ package vmcore
 import (
 	"context"
 	"fmt"
+	"time"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/image"
@@ -94,6 +95,21 @@ func (rt *Runtime) AddRegistryNames(names []string) error {
 		list = append(list, r)
 	}
 	return rt.images.AddRegistries(list)
+}
+
+// collect deletes what no reference and no box needs any more, now and every
+// hour.
+func (rt *Runtime) collect() {
+	for rt.ctx.Err() == nil {
+		done, err := rt.images.GC(func(digest string) bool { return rt.inUse()[digest] > 0 })
+		if err != nil {
+			rt.log.Warn("unused images were not collected", "err", err)
+		}
+		if done.Freed > 0 {
+			rt.log.Info("unused images collected", "bytes", done.Freed.Bytes())
+		}
+		sleep(rt.ctx, time.Hour)
+	}
 }
 
 // inUse counts the boxes that need each image.

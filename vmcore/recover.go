@@ -36,6 +36,7 @@ func (rt *Runtime) recover(ctx context.Context) error {
 	if err := rt.recoverDirs(ctx); err != nil {
 		return err
 	}
+	rt.work.Go(rt.collect)
 	for id, rec := range maps.Clone(rt.records) { // the goroutines below change it
 		if !rec.Removing && !rec.Starting && !rec.Status.IsActive() {
 			continue
