@@ -16,6 +16,10 @@ import (
 // SIGKILL.
 const termGrace = 2 * time.Second
 
+// startTimeout bounds the start of a command, in a box that may be busy or
+// hostile.
+const startTimeout = 30 * time.Second
+
 // Run starts a command, or returns the one that has the id already.
 func (s *server) Run(ctx context.Context, req *shimpb.RunRequest) (*shimpb.Words, error) {
 	var cmd boxlite.Command
@@ -38,7 +42,10 @@ func (s *server) Run(ctx context.Context, req *shimpb.RunRequest) (*shimpb.Words
 		return nil, err
 	}
 	if !existing {
-		s.start(ctx, e, cmd)
+		// Not under ctx: a caller that goes away asks again with the same id,
+		// and must not find a command that its going away has ended. The wait
+		// is the agent's, whose connection bounds it.
+		go s.start(e, cmd)
 	}
 	select {
 	case <-e.started:
@@ -52,9 +59,11 @@ func (s *server) Run(ctx context.Context, req *shimpb.RunRequest) (*shimpb.Words
 }
 
 // start runs the command of a reserved execution and follows it to its end.
-func (s *server) start(ctx context.Context, e *execution, cmd boxlite.Command) {
+func (s *server) start(e *execution, cmd boxlite.Command) {
 	defer close(e.started)
 	began := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
 	run, err := s.agent.Start(ctx, s.spec(cmd), e.Stdout, e.Stderr)
 	if err != nil {
 		s.add(func(m *boxlite.BoxMetrics) { m.RunErrors++ })
