@@ -88,7 +88,7 @@ var mayUse = map[string][]string{
 
 // testKits are for tests, and for the commands in examples that show the
 // system at work; no program that is shipped contains them.
-var testKits = []string{"internal/testbin", "internal/testimage", "internal/e2e", "vmcore/enginetest", "vmcore/image/imagetest"}
+var testKits = []string{"internal/cli/clitest", "internal/testbin", "internal/testimage", "internal/e2e", "vmcore/enginetest", "vmcore/image/imagetest"}
 
 func TestImportDirection(t *testing.T) {
 	for _, goos := range []string{"linux", "darwin"} {

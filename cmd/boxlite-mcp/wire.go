@@ -9,6 +9,7 @@ import (
 	"github.com/boxlite-mcp/boxlite-mcp/internal/cli"
 	"github.com/boxlite-mcp/boxlite-mcp/tools"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore/image"
 )
 
 // wire connects the command line to the daemon, the MCP tools, the engines and
@@ -30,6 +31,10 @@ func wire(app *cli.App) {
 	}
 	app.ProbeEngines = func(ctx context.Context, _ cli.Config) []cli.Check { return probeEngines(ctx, app) }
 	app.Repair = vmcore.Repair
+	app.CheckRegistry = func(name string) error {
+		_, err := image.ParseRegistry(name)
+		return err
+	}
 	app.Roles = roles(app)
 }
 

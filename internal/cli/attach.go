@@ -156,10 +156,11 @@ func (a *attachment) pump(ctx context.Context, in *wakeable) error {
 	for {
 		n, err := in.Read(buf)
 		eof := errors.Is(err, io.EOF)
-		switch {
-		case errors.Is(err, errWoken), ctx.Err() != nil:
+		over := errors.Is(err, errWoken) || ctx.Err() != nil
+		if over {
 			return nil
-		case err != nil && !eof:
+		}
+		if err != nil && !eof {
 			return fmt.Errorf("read standard input: %w", err)
 		}
 		if a.keys && keys.pressed(buf[:n], time.Now()) {

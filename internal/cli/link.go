@@ -48,7 +48,7 @@ func (l *link) drop(lost boxlite.Service) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.svc == lost {
-		l.letGo()
+		_ = l.letGo() // it is lost already
 	}
 }
 

@@ -189,8 +189,7 @@ func unknownCommand(root *cobra.Command, args []string) error {
 // unknownFlag gives cobra's errors about flags a hint.
 func unknownFlag(cmd *cobra.Command, err error) error {
 	hint := "Run " + cmd.CommandPath() + " -h for the list of flags."
-	var unknown *pflag.NotExistError
-	if errors.As(err, &unknown) {
+	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok {
 		if near := nearest(cmd.Flags(), unknown.GetSpecifiedName()); near != "" {
 			hint = "Did you mean --" + near + "? " + hint
 		}

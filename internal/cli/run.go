@@ -326,11 +326,12 @@ func (m *commander) attach(ctx context.Context, l *link, cmd boxlite.Command, id
 	if f := asFile(m.Stdin); cmd.TTY && cmd.Stdin && f != nil {
 		var err error
 		if restore, err = makeRaw(f); err != nil {
-			return boxlite.ExecInfo{}, errors.Join(err, m.abandon(ctx, l, id))
+			m.abandon(ctx, l, id)
+			return boxlite.ExecInfo{}, err
 		}
 		a.keys, a.note = true, m.note(true)
 	}
-	defer restore()
+	defer func() { _ = restore() }() // for a panic; the error counts below
 	info, err := a.run(ctx)
 	err = errors.Join(err, restore())
 	switch {
@@ -343,19 +344,19 @@ func (m *commander) attach(ctx context.Context, l *link, cmd boxlite.Command, id
 		return info, &boxlite.Error{Op: "wait for", Kind: boxlite.Canceled, Ref: string(id), Err: err,
 			Hint: fmt.Sprintf("The command may still run: %s logs %s shows its output.", Name, id)}
 	}
-	return info, errors.Join(err, m.abandon(ctx, l, id))
+	m.abandon(ctx, l, id)
+	return info, err
 }
 
-// abandon ends a command whose streams we can no longer carry. It returns nil:
+// abandon ends a command whose streams we can no longer carry. It says nothing:
 // what made us abandon it is what matters.
-func (m *commander) abandon(ctx context.Context, l *link, id boxlite.ExecutionID) error {
+func (m *commander) abandon(ctx context.Context, l *link, id boxlite.ExecutionID) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
 	_ = l.once(ctx, func(s boxlite.Service) error {
 		_, err := s.StopExec(ctx, id, 2*time.Second)
 		return err
 	})
-	return nil
 }
 
 // outcome turns the command's end into ours.

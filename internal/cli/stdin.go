@@ -12,8 +12,8 @@ import (
 // goroutine may read while another wakes.
 type wakeable struct {
 	io.Reader
-	wake func()       // ends Read now and later; idempotent
-	free func() error // call once nobody reads any more
+	wake func() // ends Read now and later; idempotent
+	free func() // call once nobody reads any more
 }
 
 // errWoken is what Read returns once it was woken.
@@ -30,7 +30,7 @@ func newWakeable(r io.Reader) (*wakeable, error) {
 	if c, ok := r.(io.Closer); ok {
 		wake = func() { _ = c.Close() }
 	}
-	return &wakeable{r, wake, func() error { return nil }}, nil
+	return &wakeable{r, wake, func() {}}, nil
 }
 
 func pollable(f *os.File) (*wakeable, error) {
@@ -50,7 +50,7 @@ func pollable(f *os.File) (*wakeable, error) {
 	})
 	return &wakeable{read,
 		func() { _, _ = signal.Write([]byte{0}) },
-		func() error { return errors.Join(quit.Close(), signal.Close()) },
+		func() { _, _ = quit.Close(), signal.Close() },
 	}, nil
 }
 
