@@ -101,8 +101,8 @@ func (a boxExecArgs) toCommand() (boxlite.Command, error) {
 
 // runCommand starts a command. Once asked for, the start is not taken back by
 // the end of the wait: a command that runs although its caller was told
-// otherwise would be worse. The command's key makes it safe to ask again when
-// the connection was lost, and lets its id be told before it is confirmed.
+// otherwise would be worse. The command's key lets its id be told before it is
+// confirmed.
 func (c *call) runCommand(ctx context.Context, box boxlite.BoxID, cmd boxlite.Command) (boxlite.ExecInfo, error) {
 	id := string(cmd.ExecutionID(box))
 	unsure := &fault{
@@ -112,7 +112,7 @@ func (c *call) runCommand(ctx context.Context, box boxlite.BoxID, cmd boxlite.Co
 	return detached(ctx, c, unsure, func(ctx context.Context) (boxlite.ExecInfo, error) {
 		e, err := c.svc.Run(ctx, string(box), cmd, c.progress.report)
 		if err != nil && boxlite.KindOf(err) == boxlite.RpcTransport {
-			e, err = c.svc.Run(ctx, string(box), cmd, c.progress.report)
+			err = &fault{message: "the connection was lost while the command was being started. Its exec_id is " + id + ".", hint: unsure.hint, cause: err}
 		}
 		return e, err
 	})

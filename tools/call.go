@@ -64,8 +64,7 @@ func (s *Server) run(ctx context.Context, t *tool, raw json.RawMessage, send sen
 	}
 }
 
-// attempt runs the tool, and once more where that is harmless and the
-// connection to the service was lost.
+// attempt runs the tool and makes a result of whatever comes of it.
 func (s *Server) attempt(ctx context.Context, t *tool, raw json.RawMessage, p *progress) (r result) {
 	reference := rand.Text()[:8]
 	defer func() {
@@ -75,9 +74,6 @@ func (s *Server) attempt(ctx context.Context, t *tool, raw json.RawMessage, p *p
 		}
 	}()
 	r, err := s.once(ctx, t, raw, p)
-	if t.readOnly && boxlite.KindOf(err) == boxlite.RpcTransport && err != nil && ctx.Err() == nil {
-		r, err = s.once(ctx, t, raw, p)
-	}
 	if err != nil {
 		s.log.LogAttrs(ctx, level(err), "tool failed", slog.String("tool", t.name), slog.String("kind", boxlite.KindOf(err).String()),
 			slog.String("reference", reference), slog.Duration("dur", time.Since(p.started)), slog.Any("err", chain(err)))
@@ -102,6 +98,7 @@ func level(err error) slog.Level {
 	return slog.LevelWarn
 }
 
+// once runs the tool. Making a lost connection good is the service's business.
 func (s *Server) once(ctx context.Context, t *tool, raw json.RawMessage, p *progress) (result, error) {
 	c := &call{starts: &s.starts, progress: p, readOnly: s.opts.ReadOnly}
 	c.deadline, _ = ctx.Deadline()

@@ -304,24 +304,21 @@ func (l lockedWriter) Write(p []byte) (int, error) {
 	return l.w.Write(p)
 }
 
-func TestLostConnectionIsTriedAgainWhereHarmless(t *testing.T) {
+func TestLostConnectionTellsTheExecID(t *testing.T) {
 	f := newFake()
 	newBox(t, f, "dev")
-	var lost sync.Map
 	f.hook = func(op string) error {
-		if _, again := lost.LoadOrStore(op, true); !again {
+		if op == "run" {
 			return &boxlite.Error{Op: op, Kind: boxlite.RpcTransport, Err: io.EOF}
 		}
 		return nil
 	}
 	s := connect(t, newServer(t, f, tools.Options{}), nil)
-	for call, args := range map[string]string{"box_list": "{}", "box_get": `{"box":"dev"}`, "image_list": "{}"} {
-		if r := callTool(t, s, call, args); r.IsError {
-			t.Errorf("%s: %s", call, textOf(r))
-		}
-	}
-	if r := callTool(t, s, "box_create", "{}"); !r.IsError || f.count("create") != 2 { // newBox's, and this one
-		t.Errorf("box_create was tried again: %s", textOf(r))
+	r := callTool(t, s, "box_exec", `{"box":"dev","command":"x"}`)
+	_, id, _ := strings.Cut(textOf(r), "exec_read with exec_id=")
+	id, _, _ = strings.Cut(id, " ")
+	if _, err := boxlite.ParseExecutionID(id); !r.IsError || err != nil {
+		t.Errorf("%s", textOf(r))
 	}
 }
 
