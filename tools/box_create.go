@@ -56,11 +56,7 @@ func createBox(ctx context.Context, c *call, a boxCreateArgs) (string, boxView, 
 	}
 	started, running, err := c.ensureRunning(ctx, v.BoxID)
 	if err != nil {
-		return "", boxView{}, &fault{
-			message: fmt.Sprintf("Created box %s, but it did not start. %s", v.BoxID, describeAny(err)),
-			hint:    hintOr(err, "Call box_start to try again, or box_remove with box="+v.BoxID+" and create another."),
-			cause:   err,
-		}
+		return "", boxView{}, c.startFault(ctx, v, err)
 	}
 	if !running {
 		text, v := c.stillStarting(ctx, v.BoxID, v)
@@ -68,6 +64,29 @@ func createBox(ctx context.Context, c *call, a boxCreateArgs) (string, boxView, 
 	}
 	v = viewBox(started)
 	return fmt.Sprintf("Created and started box %s.\nRun commands with box_exec, box=%s.", v.line(), v.ref()), v, nil
+}
+
+// startFault explains why a box that was just created did not start. One that
+// never can, because of what was asked for, is not kept to block its name.
+func (c *call) startFault(ctx context.Context, v boxView, err error) error {
+	switch boxlite.KindOf(err) {
+	case boxlite.Denied, boxlite.Config, boxlite.InvalidArgument:
+		_, gone := detached(ctx, c, &fault{message: "still being removed"}, func(ctx context.Context) (boxlite.BoxInfo, error) {
+			return c.svc.RemoveBox(ctx, v.BoxID, false)
+		})
+		if gone == nil {
+			return &fault{
+				message: "The box was not created. " + describeAny(err),
+				hint:    hintOr(err, "Change the arguments and call box_create again."),
+				cause:   err,
+			}
+		}
+	}
+	return &fault{
+		message: fmt.Sprintf("Created box %s, but it did not start. %s", v.BoxID, describeAny(err)),
+		hint:    hintOr(err, "Call box_start to try again, or box_remove with box="+v.BoxID+" and create another."),
+		cause:   err,
+	}
 }
 
 func (a boxCreateArgs) request() (boxlite.CreateRequest, error) {

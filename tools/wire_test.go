@@ -366,6 +366,25 @@ func TestBoxesAreNeverLostByDefault(t *testing.T) {
 	}
 }
 
+// A box that did not start is kept, and named, unless it never can.
+func TestFailedStartOfANewBox(t *testing.T) {
+	for kind, kept := range map[boxlite.Kind]bool{boxlite.Image: true, boxlite.Engine: true, boxlite.Denied: false, boxlite.Config: false} {
+		f := newFake()
+		f.hook = func(op string) error {
+			if op == "start" {
+				return &boxlite.Error{Op: "start box", Kind: kind, Hint: "Ask the operator."}
+			}
+			return nil
+		}
+		s := connect(t, newServer(t, f, tools.Options{}), nil)
+		r := callTool(t, s, "box_create", `{"name":"dev"}`)
+		_, err := f.GetBox(t.Context(), "dev")
+		if !r.IsError || kept != (err == nil) || kept != strings.Contains(textOf(r), "bx0000000001") || !strings.Contains(textOf(r), "Ask the operator.") {
+			t.Errorf("%s: %v, %s", kind, err, textOf(r))
+		}
+	}
+}
+
 func TestListsArePaged(t *testing.T) {
 	f := newFake()
 	for i := range 45 {
