@@ -4,16 +4,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine"
 )
 
@@ -107,23 +110,30 @@ func (e *Engine) command(spec engine.MachineSpec, layer *layer, d *descriptors) 
 	}
 	c.add(string(spec.ID))
 
-	cmd := exec.Command(e.opts.Sandbox, c.args...)
-	cmd.Args[0] = "boxlite-sandbox"
-	cmd.Env = env
-	cmd.Dir = "/"
-	cmd.ExtraFiles = c.files
-	cmd.SysProcAttr = isolation()
-	return cmd, nil
+	program, err := d.open(e.opts.Sandbox)
+	if err != nil {
+		return nil, err
+	}
+	// By descriptor, because whom the sandbox runs as may not be let into the
+	// directories above it.
+	return &exec.Cmd{
+		Path:        "/proc/self/fd/" + c.give(program),
+		Args:        append([]string{"boxlite-sandbox"}, c.args...),
+		Env:         env,
+		Dir:         "/",
+		ExtraFiles:  c.files,
+		SysProcAttr: isolation(spec.ID),
+	}, nil
 }
 
 // isolation returns the namespaces and the identity of the sandbox: nobody, in
 // a user namespace where nobody else exists. The capabilities are for making
 // its root; boot gives them up.
-func isolation() *syscall.SysProcAttr {
+func isolation(id boxlite.ContainerID) *syscall.SysProcAttr {
 	uid, gid := os.Geteuid(), os.Getegid()
 	root := uid == 0
 	if root {
-		uid, gid = nobody, nobody
+		uid, gid = ownID("/proc/self/uid_map", id), ownID("/proc/self/gid_map", id)
 	}
 	return &syscall.SysProcAttr{
 		Setsid: true,
@@ -136,6 +146,32 @@ func isolation() *syscall.SysProcAttr {
 		AmbientCaps:                []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SYS_CHROOT, unix.CAP_SETPCAP, unix.CAP_SYS_PTRACE},
 		Pdeathsig:                  unix.SIGKILL,
 	}
+}
+
+// What root runs sandboxes as: each as a user of its own, far from those that
+// people, services and containers have.
+const (
+	firstID = 0x7000_0000
+	ids     = 1 << 24
+)
+
+// ownID returns the user of one machine, or nobody where the process's own user
+// namespace, described by the file idMap, does not have that many.
+func ownID(idMap string, machine boxlite.ContainerID) int {
+	data, err := os.ReadFile(idMap)
+	if err != nil {
+		return nobody
+	}
+	hash := fnv.New32a()
+	hash.Write([]byte(machine))
+	id := firstID + int64(hash.Sum32()%ids)
+	for line := range strings.Lines(string(data)) {
+		var inside, outside, count int64
+		if _, err := fmt.Sscan(line, &inside, &outside, &count); err == nil && id >= inside && id < inside+count {
+			return int(id)
+		}
+	}
+	return nobody
 }
 
 // addConsole gives the sandbox one pipe for everything it says: its own words,

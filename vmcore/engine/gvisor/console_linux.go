@@ -1,6 +1,7 @@
 package gvisor
 
 import (
+	"bytes"
 	"os"
 	"strings"
 	"sync"
@@ -17,8 +18,9 @@ const tailSize = 4 << 10
 type console struct {
 	done chan struct{} // closed when the machine can say no more
 
-	mu   sync.Mutex
-	tail []byte // guarded by mu
+	mu    sync.Mutex
+	tail  []byte // guarded by mu
+	crash string // the line in which a Go program said that it dies, ""; guarded by mu
 }
 
 // newConsole reads from pipe into the file at path until the other end is
@@ -60,6 +62,9 @@ func (c *console) remember(b []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tail = append(c.tail, b...)
+	if c.crash == "" {
+		c.crash = crashLine(c.tail)
+	}
 	if cut := len(c.tail) - tailSize; cut > 0 {
 		c.tail = append(c.tail[:0], c.tail[cut:]...)
 	}
@@ -71,4 +76,21 @@ func (c *console) lines(max int) string {
 	defer c.mu.Unlock()
 	lines := strings.Split(strings.TrimSpace(string(c.tail)), "\n")
 	return strings.Join(lines[len(lines)-min(max, len(lines)):], "\n")
+}
+
+// crashLine returns the first line that begins like the end of a Go program.
+func crashLine(text []byte) string {
+	for line := range bytes.Lines(text) {
+		if bytes.HasPrefix(line, []byte("panic: ")) || bytes.HasPrefix(line, []byte("fatal error: ")) {
+			return string(bytes.TrimSpace(line[:min(len(line), 300)]))
+		}
+	}
+	return ""
+}
+
+// crashed returns that line, "" if there was none.
+func (c *console) crashed() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.crash
 }

@@ -121,10 +121,8 @@ func (m *machine) unexpected(err error) string {
 		return "the agent ended"
 	}
 	status := exited.Sys().(syscall.WaitStatus)
-	for line := range strings.Lines(m.console.lines(100)) {
-		if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") {
-			return "the sandbox crashed: " + strings.TrimSpace(line)
-		}
+	if line := m.console.crashed(); line != "" {
+		return "the sandbox crashed: " + line
 	}
 	if status.Signaled() {
 		return fmt.Sprintf("the sandbox was ended from outside by signal %d (%s)", status.Signal(), unix.SignalName(status.Signal()))
@@ -170,7 +168,7 @@ func (m *machine) saveError(op string, err error) error {
 		kind = boxlite.Canceled
 	case errors.Is(err, context.DeadlineExceeded):
 		kind = boxlite.Timeout
-	case errors.Is(err, unix.ENOSPC):
+	case errors.Is(err, unix.ENOSPC), strings.Contains(err.Error(), unix.ENOSPC.Error()): // of ours, of the sandbox's
 		kind = boxlite.Exhausted
 	}
 	return &boxlite.Error{Op: op, Kind: kind, Ref: string(m.spec.ID), Err: err}

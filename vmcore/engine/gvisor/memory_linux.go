@@ -63,6 +63,7 @@ func (m *machine) watchMemory() {
 		used := m.memory()
 		limit := m.spec.Memory + overhead
 		if used > limit {
+			m.log.Info("machine is out of memory", "bytes", int64(used), "limit", int64(limit))
 			m.end(outOfMemory)
 			return
 		}

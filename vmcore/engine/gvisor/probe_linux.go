@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
@@ -105,7 +106,9 @@ func explain(err error) (reason, hint string) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return reason, "Install boxlite-sandbox and boxlite-agent beside boxlite-mcp, or build them with make build."
-	case errors.Is(err, fs.ErrPermission), strings.Contains(reason, "operation not permitted"):
+	case errors.Is(err, syscall.EACCES):
+		return reason, "Let everybody read and execute boxlite-sandbox (chmod 755): it runs as nobody."
+	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EUSERS), errors.Is(err, syscall.EINVAL):
 		return "user namespaces are not allowed here: " + reason, userNamespaceHint()
 	case errors.Is(err, context.DeadlineExceeded):
 		return "a trial machine did not answer in time", "Try again on a less busy host, or look into its log."

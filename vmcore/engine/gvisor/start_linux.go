@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
@@ -275,13 +276,25 @@ func (m *machine) connect() error {
 
 // bootError adds what the sandbox said to why it did not start.
 func (m *machine) bootError(err error) error {
-	if remote, ok := errors.AsType[*remoteError](err); ok {
-		err = errors.New(remote.text)
+	if line := m.console.crashed(); line != "" {
+		return fmt.Errorf("the sandbox crashed: %s", line)
 	}
-	if said := m.console.lines(5); said != "" {
-		err = fmt.Errorf("%w\n%s", err, said)
+	if remote, ok := errors.AsType[*remoteError](err); ok {
+		return errors.New(middleCut(remote.text, 600))
+	}
+	if said := m.console.lines(5); said != "" && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("%w\n%s", err, said)
 	}
 	return err
+}
+
+// middleCut returns text with as much of its middle left out that it has at
+// most about size bytes: of a chain of errors both ends matter.
+func middleCut(text string, size int) string {
+	if len(text) <= size {
+		return text
+	}
+	return strings.ToValidUTF8(text[:size/2]+" … "+text[len(text)-size/2:], "")
 }
 
 func (d *descriptors) closeOurs() {

@@ -41,7 +41,7 @@ func newEngine() *gvisor.Engine {
 }
 
 // build puts what a test needs into its environment, unless it is there.
-func build(t *testing.T) {
+func build(t testing.TB) {
 	t.Helper()
 	for variable, program := range map[string]string{sandboxVar: "boxlite-sandbox", agentVar: "boxlite-agent"} {
 		if os.Getenv(variable) == "" {
