@@ -240,6 +240,23 @@ func (rt *Runtime) acquire(ctx context.Context, id boxlite.BoxID) (release func(
 	}
 }
 
+// begin runs f in a goroutine that Close waits for.
+//
+// Errors: InvalidState if the runtime is closing.
+func (rt *Runtime) begin(f func()) error {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	if rt.closed {
+		return isClosing()
+	}
+	rt.work.Go(f)
+	return nil
+}
+
+func isClosing() error {
+	return &boxlite.Error{Op: "use runtime", Kind: boxlite.InvalidState, Err: errors.New("it is closing"), Hint: "Call again."}
+}
+
 // finish runs f to its end, also if ctx ends before; then it returns ctx's
 // error at once.
 func finish[T any](ctx context.Context, rt *Runtime, f func(context.Context) (T, error)) (T, error) {
@@ -248,15 +265,17 @@ func finish[T any](ctx context.Context, rt *Runtime, f func(context.Context) (T,
 		err error
 	}
 	done := make(chan outcome, 1)
-	rt.work.Go(func() {
+	var zero T
+	if err := rt.begin(func() {
 		v, err := f(context.WithoutCancel(ctx))
 		done <- outcome{v, err}
-	})
+	}); err != nil {
+		return zero, err
+	}
 	select {
 	case o := <-done:
 		return o.v, o.err
 	case <-ctx.Done():
-		var zero T
 		return zero, ctx.Err()
 	}
 }

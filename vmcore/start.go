@@ -69,7 +69,7 @@ func (rt *Runtime) usable() error {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	if rt.closed {
-		return &boxlite.Error{Op: "use runtime", Kind: boxlite.InvalidState, Err: errors.New("it is closing"), Hint: "Call again."}
+		return isClosing()
 	}
 	return nil
 }
@@ -152,10 +152,15 @@ func (rt *Runtime) up(ctx context.Context, id boxlite.BoxID, l *live, stages box
 	return rt.info(rec), nil
 }
 
-// enter makes a shim known and watches it.
+// enter makes a shim known and watches it. In a runtime that is closing it only
+// lets go of it: the next one finds it by its record.
 func (rt *Runtime) enter(id boxlite.BoxID, l *live) {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
+	if rt.closed {
+		l.close()
+		return
+	}
 	rt.live[id] = l
 	rt.work.Go(func() { rt.watch(id, l) })
 }
