@@ -45,7 +45,7 @@ type Client struct {
 	guest Guest
 	last  atomic.Uint64 // id of an execution
 
-	life context.Context // of the connection: every stream's parent
+	life context.Context //nolint:containedctx // not a call's: it ends with the connection, and streams with it
 	end  context.CancelFunc
 
 	mu     sync.Mutex
@@ -110,7 +110,6 @@ func (c *Client) connect(timeout time.Duration) error {
 		grpc.WithInitialWindowSize(window),
 		grpc.WithInitialConnWindowSize(16*window),
 		grpc.WithReadBufferSize(64<<10),
-		grpc.WithSharedWriteBuffer(true),
 		grpc.WithMaxHeaderListSize(64<<10),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage+64<<10)),
 	)
@@ -152,7 +151,7 @@ func (c *Client) hello(ctx context.Context, opts Options) error {
 }
 
 func (c *Client) helloError(ctx context.Context, err error) error {
-	if context.Cause(ctx) == errNoHello {
+	if errors.Is(context.Cause(ctx), errNoHello) {
 		return &boxlite.Error{Op: "greet agent", Kind: boxlite.Portal, Hint: "Look at the box's console log.", Err: errNoHello}
 	}
 	e := c.fail(ctx, "greet agent", "", err)

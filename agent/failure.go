@@ -27,7 +27,7 @@ func (c *Client) fail(ctx context.Context, op, ref string, err error) error {
 		return nil
 	}
 	e := &boxlite.Error{Op: op, Ref: ref, Kind: boxlite.Portal}
-	if ctxErr := ctx.Err(); ctxErr != nil && context.Cause(ctx) != errGone {
+	if ctxErr := ctx.Err(); ctxErr != nil && !errors.Is(context.Cause(ctx), errGone) {
 		e.Kind, e.Err = boxlite.KindOf(ctxErr), ctxErr
 		return e
 	}

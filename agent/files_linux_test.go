@@ -205,8 +205,11 @@ func TestDirectoriesAreListed(t *testing.T) {
 	if err != nil || !more || len(entries) != 2 || entries[1].Name != "b" {
 		t.Errorf("two: %v %v %v", entries, more, err)
 	}
-	r.run(t, "mkdir /tmp/many; cd /tmp/many; for i in $(seq 3000); do ln -s "+strings.Repeat("y", 1000)+" $i; done")
-	if entries, _, err := r.ReadDir(t.Context(), "/tmp/many", "", 0); err != nil || len(entries) != 3000 {
+	must(t, os.Mkdir(filepath.Join(r.root, "tmp/many"), 0o755))
+	for i := range 800 { // more than a message holds
+		must(t, os.Symlink(strings.Repeat("y", 1000), filepath.Join(r.root, "tmp/many", fmt.Sprint(i))))
+	}
+	if entries, _, err := r.ReadDir(t.Context(), "/tmp/many", "", 0); err != nil || len(entries) != 800 {
 		t.Errorf("many: %d %v", len(entries), err)
 	}
 	_, _, err = r.ReadDir(t.Context(), "/tmp/d/b", "", 0)

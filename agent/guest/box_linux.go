@@ -39,9 +39,7 @@ func newBox(opts Options) (*box, error) {
 		return nil, err
 	}
 	b := &box{proc: proc, children: map[int]func(unix.WaitStatus){}, ended: make(chan struct{})}
-	if b.trees, err = newTrees(b, opts.NoCgroups); err != nil {
-		return nil, err
-	}
+	b.trees = newTrees(b, opts.NoCgroups)
 	pidfd := -1
 	b.fork, err = newThread(func() error {
 		if pidfd, err = b.startInit(opts); err != nil {
@@ -76,7 +74,9 @@ func newBox(opts Options) (*box, error) {
 // where the engine has not.
 func openProc() (*os.File, error) {
 	if _, err := os.Readlink("/proc/self"); err != nil {
-		os.Mkdir("/proc", 0o555)
+		if err := mkdir("/proc", 0o555); err != nil {
+			return nil, err
+		}
 		if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 			return nil, fmt.Errorf("mount /proc: %w", err)
 		}
@@ -87,10 +87,6 @@ func openProc() (*os.File, error) {
 // startInit starts the box's init and waits until it has arranged the box. It
 // runs on a thread that outlives the init, which is told of the thread's end.
 func (b *box) startInit(opts Options) (pidfd int, err error) {
-	exe := opts.Executable
-	if exe == "" {
-		exe = "/proc/self/exe"
-	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return -1, err
@@ -102,7 +98,7 @@ func (b *box) startInit(opts Options) (pidfd int, err error) {
 		return -1, err
 	}
 	defer null.Close()
-	pid, err := syscall.ForkExec(exe, []string{"boxlite-init", "init", opts.Root}, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{"boxlite-init", "init", opts.Root}, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   []string{"GOMAXPROCS=1", "GOGC=off"},
 		Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), w.Fd()},
@@ -248,7 +244,7 @@ func (b *box) signalInside(pid int, sig unix.Signal) error {
 }
 
 func ignore(err error, what unix.Errno) error {
-	if err == what {
+	if errors.Is(err, what) {
 		return nil
 	}
 	return err

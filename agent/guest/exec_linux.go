@@ -95,6 +95,17 @@ func (s *server) forget() {
 	}
 }
 
+// releaseAll lets go of what commands have left, once the box has ended.
+func (s *server) releaseAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.procs {
+		if p != nil {
+			p.tree.release()
+		}
+	}
+}
+
 // find returns the process with the id, nil if there is none (any more).
 func (s *server) find(id uint64) *process {
 	s.mu.Lock()
@@ -142,7 +153,7 @@ func (p *process) relay(out *sender) error {
 	drained.Wait()
 	err := out.send(&agentpb.ExecEvent{Event: &agentpb.ExecEvent_Exited{Exited: p.exit()}})
 	closed.Wait()
-	return errors.Join(append(errs, err)...)
+	return errors.Join(err, errors.Join(errs...))
 }
 
 func (o *output) event(b []byte) *agentpb.ExecEvent {
@@ -182,14 +193,11 @@ func (s *server) Signal(_ context.Context, req *agentpb.SignalRequest) (*agentpb
 	if p == nil {
 		return nil, hasExited("signal command")
 	}
-	switch err := p.signal(unix.Signal(req.Signal)); err {
-	case nil:
-		return &agentpb.Empty{}, nil
-	case unix.ESRCH:
+	err := p.signal(unix.Signal(req.Signal))
+	if errors.Is(err, unix.ESRCH) {
 		return nil, hasExited("signal command")
-	default:
-		return nil, err
 	}
+	return &agentpb.Empty{}, err
 }
 
 func hasExited(op string) error {

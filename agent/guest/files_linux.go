@@ -227,8 +227,11 @@ func resolve(name string) (string, error) {
 	name = path.Clean(name)
 	for range 40 {
 		link, err := os.Readlink(name)
-		if err != nil {
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // no link, or nothing at all
 			return name, nil
+		}
+		if err != nil {
+			return "", err
 		}
 		if !path.IsAbs(link) {
 			link = path.Join(path.Dir(name), link) // a ".." through a linked directory is taken for the text
@@ -289,7 +292,7 @@ func (t *target) commit(mode uint32) error {
 	}
 	dir := int(t.dir.Fd())
 	err := unix.Renameat(dir, t.temp, dir, t.name)
-	if err == unix.EBUSY { // something is mounted there: /etc/hosts often is
+	if errors.Is(err, unix.EBUSY) { // something is mounted there: /etc/hosts often is
 		if err = t.copyOver(); err == nil {
 			err = unix.Unlinkat(dir, t.temp, 0)
 		}

@@ -9,9 +9,9 @@
 //	conn, err := guest.Inherited(3)
 //	err = guest.Serve(ctx, conn, guest.Options{}) // until conn ends
 //
-// Serve owns its process: it reaps every child, and its execution's mark is
-// the process tree. Call it once, from a program whose main function first
-// gives [Main] the chance to be the box's init.
+// Serve owns its process: it reaps every child and changes the process's
+// limits on who may trace it. Call it once, from a program whose main function
+// calls [Main] when it is started as "boxlite-init": Serve does that.
 //
 // The wire is agent.proto's. On disk it makes /etc/hosts, /etc/hostname and
 // /etc/resolv.conf of the box where they are missing or empty.
@@ -23,10 +23,6 @@ import "log/slog"
 type Options struct {
 	Root      string // directory that becomes the box's root; "": the agent's own
 	NoCgroups bool   // walk process trees even where cgroups are there
-
-	// Executable is what to run, with the argument "init", as the first process
-	// of the box; "": this program.
-	Executable string
 
 	Log *slog.Logger // nil discards
 }

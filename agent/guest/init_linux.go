@@ -44,7 +44,7 @@ func boxInit(root string) error {
 
 // giveUpPower leaves the box's init with nothing that is worth taking over.
 func giveUpPower() error {
-	os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0) // the box ends with us: let others go first
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0) // the box ends with us: let others go first
 	if err := boundCapabilities(0); err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func reapForever() {
 		if sig == uintptr(unix.SIGCHLD) {
 			action = [4]uint64{}
 		}
-		unix.Syscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
+		_, _, _ = unix.Syscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
 	}
 	for {
 		_, _, errno := unix.Syscall6(unix.SYS_WAIT4, ^uintptr(0), 0, unix.WALL, 0, 0, 0)
@@ -92,8 +92,8 @@ func reapForever() {
 func waitForChild() {
 	set := uint64(1) << (unix.SIGCHLD - 1)
 	limit := unix.Timespec{Sec: 10}
-	unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_BLOCK, uintptr(unsafe.Pointer(&set)), 0, 8, 0, 0)
-	unix.Syscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&set)), 0, uintptr(unsafe.Pointer(&limit)), 8, 0, 0)
+	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_BLOCK, uintptr(unsafe.Pointer(&set)), 0, 8, 0, 0)
+	_, _, _ = unix.Syscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&set)), 0, uintptr(unsafe.Pointer(&limit)), 8, 0, 0)
 }
 
 // arrange makes the mount namespace a box's.
@@ -166,13 +166,16 @@ func protectProc() error {
 }
 
 func mask(path string) error {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return nil // not there
+	if !exists(path) {
+		return nil
 	}
-	if info.IsDir() {
+	info, err := os.Lstat(path)
+	switch {
+	case err != nil:
+		return err
+	case info.IsDir():
 		err = unix.Mount("tmpfs", path, "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=0")
-	} else {
+	default:
 		err = unix.Mount("/dev/null", path, "", unix.MS_BIND, "")
 	}
 	if err != nil && !inSentry() {
@@ -182,7 +185,7 @@ func mask(path string) error {
 }
 
 func readonly(path string) error {
-	if _, err := os.Lstat(path); err != nil {
+	if !exists(path) {
 		return nil
 	}
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
@@ -194,6 +197,11 @@ func readonly(path string) error {
 		return fmt.Errorf("make %s read-only: %w", path, err)
 	}
 	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // inSentry tells gVisor, whose /proc reaches no kernel, from Linux.
@@ -229,7 +237,7 @@ func mountDev() error {
 		}
 	}
 	for name, target := range map[string]string{"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"} {
-		os.Symlink(target, "/dev/"+name) // there already, or not worth failing for
+		_ = os.Symlink(target, "/dev/"+name) // there already, or not worth failing for
 	}
 	return mountDevDirectories()
 }
@@ -244,8 +252,8 @@ func mountDevDirectories() error {
 			return fmt.Errorf("mount /dev/pts: %w", err)
 		}
 	}
-	if _, err := os.Lstat("/dev/ptmx"); err != nil {
-		os.Symlink("pts/ptmx", "/dev/ptmx")
+	if !exists("/dev/ptmx") {
+		_ = os.Symlink("pts/ptmx", "/dev/ptmx")
 	}
 	if isMount("/dev/shm") {
 		return nil
@@ -293,7 +301,7 @@ func fillEtc() error {
 	if host != "localhost" {
 		hosts += "127.0.1.1\t" + host + "\n"
 	}
-	os.Mkdir("/etc", 0o755)
+	_ = mkdir("/etc", 0o755) // else there is nothing to fill
 	for name, content := range map[string]string{"hosts": hosts, "hostname": host + "\n", "resolv.conf": ""} {
 		fill(filepath.Join("/etc", name), content)
 	}
@@ -307,6 +315,6 @@ func fill(path, content string) {
 	}
 	defer f.Close()
 	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Size() == 0 {
-		f.WriteString(content)
+		_, _ = f.WriteString(content)
 	}
 }

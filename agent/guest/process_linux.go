@@ -191,7 +191,7 @@ func openNull() *os.File {
 		return nil
 	}
 	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || uint64(st.Rdev) != unix.Mkdev(1, 3) {
+	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
 		unix.Close(fd)
 		return nil
 	}
@@ -435,11 +435,9 @@ func (p *process) signal(sig unix.Signal) error {
 	if p.master == nil || err != nil {
 		return err
 	}
-	conn, err := p.master.SyscallConn()
-	if err != nil {
-		return nil // closed
+	if conn, e := p.master.SyscallConn(); e == nil { // else it is closed
+		_ = conn.Control(func(fd uintptr) { err = p.signalForeground(int(fd), sig) })
 	}
-	_ = conn.Control(func(fd uintptr) { err = p.signalForeground(int(fd), sig) })
 	return err
 }
 

@@ -61,7 +61,6 @@ func Serve(ctx context.Context, conn net.Conn, opts Options) error {
 		grpc.InitialConnWindowSize(16*window),
 		grpc.WriteBufferSize(64<<10),
 		grpc.ReadBufferSize(32<<10),
-		grpc.SharedWriteBuffer(true),
 		grpc.WaitForHandlers(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 		grpc.ChainUnaryInterceptor(rpcerr.UnaryServer, s.checkUnary),
@@ -81,6 +80,7 @@ func Serve(ctx context.Context, conn net.Conn, opts Options) error {
 	b.kill() // ends what handlers wait for
 	g.Stop()
 	<-served
+	s.releaseAll()
 	return err
 }
 

@@ -39,17 +39,15 @@ type tree struct {
 	released bool       // guarded by mu
 }
 
-func newTrees(b *box, noCgroups bool) (*trees, error) {
+func newTrees(b *box, noCgroups bool) *trees {
 	t := &trees{box: b, root: -1}
 	if noCgroups {
-		return t, nil
+		return t
 	}
-	root, err := openCgroup()
-	if err != nil {
-		return t, nil // there is the other way
+	if root, err := openCgroup(); err == nil { // else there is the other way
+		t.root = root
 	}
-	t.root = root
-	return t, nil
+	return t
 }
 
 func (t *trees) close() {
@@ -105,7 +103,7 @@ func checkCgroup(root int) error {
 	if err := unix.Mkdirat(root, name, 0o755); err != nil {
 		return err
 	}
-	defer unix.Unlinkat(root, name, unix.AT_REMOVEDIR)
+	defer func() { _ = unix.Unlinkat(root, name, unix.AT_REMOVEDIR) }()
 	return unix.Faccessat(root, name+"/cgroup.kill", unix.W_OK, 0)
 }
 
@@ -172,8 +170,8 @@ func (t *tree) release() bool {
 
 // removeCgroup removes a cgroup and those that were made below it.
 func removeCgroup(dir int, name string, depth int) error {
-	err := unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
-	if err == nil || err == unix.ENOENT || depth > 32 {
+	err := ignore(unix.Unlinkat(dir, name, unix.AT_REMOVEDIR), unix.ENOENT)
+	if err == nil || depth > 32 {
 		return err
 	}
 	fd, err := unix.Openat(dir, name, unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_RDONLY, 0)
