@@ -183,13 +183,13 @@ func Errorf(kind Kind, op, ref, format string, args ...any) *Error {
 // longer, or another principal's.
 func NoExecution(id ExecutionID) *Error {
 	return &Error{Op: "find execution", Kind: NotFound, Ref: quote(string(id)),
-		Hint: "Call box_get to list the executions of a box."}
+		Hint: "Look at the box to see its executions."}
 }
 
 // HasExited returns the error for talking to a command that is not running.
 func HasExited(id ExecutionID) *Error {
 	return &Error{Op: "talk to command", Kind: InvalidState, Ref: string(id),
-		Err: errors.New("it has exited"), Hint: "Call exec_read to see how it ended."}
+		Err: errors.New("it has exited"), Hint: "Read its output to see how it ended."}
 }
 
 // A Problem is an [Error] as JSON, for pipes and files between processes.

@@ -116,7 +116,7 @@ func ParseExecutionID(s string) (ExecutionID, error) {
 		return ExecutionID(s), nil
 	}
 	return "", &Error{Op: "parse execution id", Kind: InvalidArgument, Ref: quote(s),
-		Hint: "An execution id looks like aB3cD4eF5gH6-x7Y8z9A0; box_exec returns it as exec_id."}
+		Hint: "An execution id looks like aB3cD4eF5gH6-x7Y8z9A0."}
 }
 
 // Box returns the identifier of the box that the execution runs in.

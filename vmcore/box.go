@@ -201,7 +201,9 @@ func (b *Box) Executions(ctx context.Context) ([]boxlite.ExecInfo, error) {
 	if _, err := b.rt.get(b.id); err != nil {
 		return nil, err
 	}
-	if l := b.rt.liveBox(b.id); l != nil {
+	if l, err := b.rt.reach(ctx, b.id); err != nil {
+		return nil, err
+	} else if l != nil {
 		if list, err := l.client.Executions(ctx); err == nil || ctx.Err() != nil {
 			return list, err
 		}

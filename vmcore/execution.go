@@ -79,7 +79,11 @@ func (e *Execution) Info(ctx context.Context) (boxlite.ExecInfo, error) {
 //
 // Errors: NotFound, Canceled, Timeout.
 func (e *Execution) Output(ctx context.Context, req boxlite.OutputRequest) (boxlite.Output, error) {
-	if l := e.box.rt.liveBox(e.box.id); l != nil {
+	l, err := e.box.rt.reach(ctx, e.box.id)
+	if err != nil {
+		return boxlite.Output{}, err
+	}
+	if l != nil {
 		out, err := l.client.Output(ctx, e.id, req)
 		if boxlite.KindOf(err) != boxlite.RpcTransport {
 			return out, err
@@ -97,8 +101,11 @@ func (e *Execution) Output(ctx context.Context, req boxlite.OutputRequest) (boxl
 }
 
 // withShim runs f with the shim that the command runs in.
-func (e *Execution) withShim(f func(*shim.Client) error) error {
-	l := e.box.rt.liveBox(e.box.id)
+func (e *Execution) withShim(ctx context.Context, f func(*shim.Client) error) error {
+	l, err := e.box.rt.reach(ctx, e.box.id)
+	if err != nil {
+		return err
+	}
 	if l == nil {
 		return boxlite.HasExited(e.id)
 	}
@@ -110,7 +117,7 @@ func (e *Execution) withShim(f func(*shim.Client) error) error {
 //
 // Errors: InvalidState if the input is not open, NotFound.
 func (e *Execution) WriteStdin(ctx context.Context, data []byte, eof bool) (taken int, err error) {
-	err = e.withShim(func(c *shim.Client) error {
+	err = e.withShim(ctx, func(c *shim.Client) error {
 		taken, err = c.WriteStdin(ctx, e.id, data, eof)
 		return err
 	})
@@ -121,7 +128,7 @@ func (e *Execution) WriteStdin(ctx context.Context, data []byte, eof bool) (take
 //
 // Errors: InvalidState if it has exited, InvalidArgument, NotFound.
 func (e *Execution) Signal(ctx context.Context, signal int) error {
-	return e.withShim(func(c *shim.Client) error { return c.Signal(ctx, e.id, signal) })
+	return e.withShim(ctx, func(c *shim.Client) error { return c.Signal(ctx, e.id, signal) })
 }
 
 // Kill ends the command and everything it started with SIGKILL.
@@ -138,10 +145,10 @@ func (e *Execution) Kill(ctx context.Context) error {
 //
 // Errors: NotFound.
 func (e *Execution) StopTree(ctx context.Context, grace time.Duration) (info boxlite.ExecInfo, err error) {
-	if e.box.rt.liveBox(e.box.id) == nil {
+	if l, err := e.box.rt.reach(ctx, e.box.id); err != nil || l == nil {
 		return e.Info(ctx)
 	}
-	err = e.withShim(func(c *shim.Client) error {
+	err = e.withShim(ctx, func(c *shim.Client) error {
 		info, err = c.StopExec(ctx, e.id, grace)
 		return err
 	})
@@ -152,7 +159,7 @@ func (e *Execution) StopTree(ctx context.Context, grace time.Duration) (info box
 //
 // Errors: InvalidState if it has none or has exited, NotFound.
 func (e *Execution) ResizeTTY(ctx context.Context, rows, cols uint16) error {
-	return e.withShim(func(c *shim.Client) error { return c.ResizeTTY(ctx, e.id, rows, cols) })
+	return e.withShim(ctx, func(c *shim.Client) error { return c.ResizeTTY(ctx, e.id, rows, cols) })
 }
 
 // Wait returns how the command ended. If the box went away under it, Lost says
@@ -267,8 +274,15 @@ func (s *stream) fill() error {
 	c := s.of(&out)
 	s.buf, s.offset = c.Data, c.Next()
 	s.end = c.EOF || !out.Exec.Running && s.offset >= c.End
+	if s.offset > most && len(s.buf) < most/4 && !s.end {
+		sleep(s.e.box.rt.ctx, gather)
+	}
 	return nil
 }
+
+// gather is how long a reader that has caught up with a command that writes
+// much waits for more of it: else there is a call for every few kilobytes.
+const gather = 5 * time.Millisecond
 
 // atEnd is an offset past any end: nothing of that stream is wanted.
 const atEnd = 1 << 62

@@ -77,7 +77,7 @@ func (rt *Runtime) get(id boxlite.BoxID) (record, error) {
 
 func noBox(ref string) error {
 	return &boxlite.Error{Op: "find box", Kind: boxlite.NotFound, Ref: fmt.Sprintf("%.80q", ref),
-		Hint: "Call box_list to see the boxes there are, or box_create to make one."}
+		Hint: "List the boxes to see what there is, or create one."}
 }
 
 // info returns a record as the world sees it.

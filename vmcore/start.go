@@ -342,7 +342,7 @@ func (p *shimProcess) begin(ctx context.Context, cfg shim.Config) (shim.Ready, e
 	}
 	if err != nil {
 		return ready, &boxlite.Error{Op: "start shim", Kind: boxlite.Engine, Ref: string(cfg.Box), Err: fmt.Errorf("it ended without a word: %w", err),
-			Hint: "Read " + filepath.Join(cfg.Dir, "log", "shim.log") + "."}
+			Hint: "Call box_start to try again; the operator finds more in boxes/" + string(cfg.Box) + "/log/shim.log below the home."}
 	}
 	return ready, ready.Error.Err()
 }

@@ -121,6 +121,26 @@ func (rt *Runtime) liveBox(id boxlite.BoxID) *live {
 	return rt.live[id]
 }
 
+// reach returns the shim of a box, nil if it has none. One that is on record
+// and not known yet, because it is just being adopted or started, is waited
+// for.
+//
+// Errors: Canceled, Timeout.
+func (rt *Runtime) reach(ctx context.Context, id boxlite.BoxID) (*live, error) {
+	if l := rt.liveBox(id); l != nil {
+		return l, nil
+	}
+	if rec, err := rt.get(id); err != nil || !rec.Status.IsActive() && !rec.Starting {
+		return nil, nil
+	}
+	release, err := rt.acquire(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	return rt.liveBox(id), nil
+}
+
 // remove deletes a box; an active one only by force.
 func (rt *Runtime) remove(ctx context.Context, id boxlite.BoxID, force bool) (boxlite.BoxInfo, error) {
 	release, err := rt.acquire(ctx, id)

@@ -560,3 +560,46 @@ func parentOf(t *testing.T, id proc.ID) proc.ID {
 	t.Fatal("no shim above the machine")
 	return proc.ID{}
 }
+
+// While a new runtime adopts a box, its commands are neither lost nor ended for
+// whoever asks at once.
+func TestACommandIsNotLostWhileItsBoxIsAdopted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	rt, err := vmcore.Open(t.Context(), w.opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	box, err := rt.Create(t.Context(), boxlite.BoxOptions{Image: w.image, Detach: true}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, err := box.Run(t.Context(), boxlite.Command{Args: []string{"cat"}, Stdin: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		if err := rt.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if rt, err = vmcore.Open(t.Context(), w.opts); err != nil {
+			t.Fatal(err)
+		}
+		again, err := rt.Execution(vmcore.Everything, run.ID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := again.WriteStdin(t.Context(), []byte("x"), false); err != nil {
+			t.Fatal("WriteStdin:", err)
+		}
+		if info, err := again.Info(t.Context()); err != nil || !info.Running {
+			t.Fatalf("Info: %+v, %v", info, err)
+		}
+	}
+	if err := rt.Remove(t.Context(), string(box.ID()), true); err != nil {
+		t.Error(err)
+	}
+	if err := rt.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -26,7 +26,7 @@ func (c *Client) CreateBox(ctx context.Context, req boxlite.CreateRequest, repor
 	if err != nil {
 		return info, err
 	}
-	r := repeat{hint: "See with box_list whether the box was created before creating it again."}
+	r := repeat{hint: "List the boxes to see whether it was created before creating it again."}
 	err = c.stepped(ctx, "create box", r, report, &info, func(ctx context.Context, d daemon) (stepStream, error) {
 		return d.CreateBox(ctx, &rpcpb.Words{Json: b})
 	})
@@ -64,7 +64,7 @@ func (c *Client) StartBox(ctx context.Context, ref string, report func(boxlite.P
 // StopBox implements [boxlite.Boxes]. It is not made again after a lost
 // connection: a box with AutoRemove would then be NotFound.
 func (c *Client) StopBox(ctx context.Context, ref string) (info boxlite.BoxInfo, err error) {
-	r := repeat{hint: "See with box_get whether the box has stopped, and stop it again if not."}
+	r := repeat{hint: "Look at the box to see whether it has stopped, and stop it again if not."}
 	err = c.unary(ctx, "stop box", r, &info, func(ctx context.Context, d daemon) (*rpcpb.Words, error) {
 		return d.StopBox(ctx, &rpcpb.Ref{Ref: []byte(ref)})
 	})
@@ -74,7 +74,7 @@ func (c *Client) StopBox(ctx context.Context, ref string) (info boxlite.BoxInfo,
 // RemoveBox implements [boxlite.Boxes]. It is not made again after a lost
 // connection: the name may be another box's by then.
 func (c *Client) RemoveBox(ctx context.Context, ref string, force bool) (info boxlite.BoxInfo, err error) {
-	r := repeat{hint: "See with box_list whether the box is gone, and remove it again if not."}
+	r := repeat{hint: "List the boxes to see whether it is gone, and remove it again if not."}
 	err = c.unary(ctx, "remove box", r, &info, func(ctx context.Context, d daemon) (*rpcpb.Words, error) {
 		return d.RemoveBox(ctx, &rpcpb.RemoveBoxRequest{Ref: []byte(ref), Force: force})
 	})

@@ -72,8 +72,8 @@ type Options struct {
 	// Log is for what repairs itself. nil discards.
 	Log *slog.Logger
 
-	// arch is the architecture of images; tests set it.
-	arch string
+	arch       string // architecture of images
+	ratioAfter int64  // see the constant; tests set it
 }
 
 // Limits bound an image. Zero fields mean the default.
@@ -165,6 +165,9 @@ func Open(dir string, opts Options) (*Cache, error) {
 func (o Options) withDefaults() Options {
 	if o.arch == "" {
 		o.arch = runtime.GOARCH
+	}
+	if o.ratioAfter == 0 {
+		o.ratioAfter = ratioAfter
 	}
 	if o.Grace == 0 {
 		o.Grace = 10 * time.Minute

@@ -133,6 +133,8 @@ type stream struct {
 	rest    []byte      // of whole, the chunk being read
 	whole   []byte
 	release func() // lets a later layer be read ahead
+
+	ratioAfter int64
 }
 
 // Read returns the layer's bytes. The stream's context must end if it is not
@@ -160,7 +162,7 @@ func (c *Cache) decompressAll(ctx context.Context, work *sync.WaitGroup, layers 
 	slots := make(chan struct{}, layersAhead)
 	streams := make([]*stream, len(layers))
 	for i := range layers {
-		streams[i] = &stream{chunks: make(chan []byte, chunksAhead), release: func() { <-slots }}
+		streams[i] = &stream{chunks: make(chan []byte, chunksAhead), release: func() { <-slots }, ratioAfter: c.opts.ratioAfter}
 	}
 	work.Go(func() {
 		for i, l := range layers {
@@ -200,7 +202,7 @@ func (s *stream) copyFrom(ctx context.Context, r io.Reader, in *counted) error {
 	total := int64(0)
 	for {
 		chunk, err := readChunk(r)
-		if total += int64(len(chunk)); total > ratioAfter && total/maxRatio > in.n {
+		if total += int64(len(chunk)); total > s.ratioAfter && total/maxRatio > in.n {
 			return refuse(hintHostile, "a layer of %d bytes unpacks to more than %d", in.n, total)
 		}
 		if len(chunk) > 0 {

@@ -99,13 +99,25 @@ func (s *server) stopAtEOF(stdin io.Reader) {
 	s.stop("the process that started it ended", 2*time.Second)
 }
 
-// watchMachine ends the shim when the machine ends by itself.
+// watchMachine ends the shim when the machine ends by itself, and the machine
+// when its agent does: without one it is of no use.
 func (s *server) watchMachine() {
+	const follow = 2 * time.Second // what an agent's end takes to end its machine
 	select {
 	case <-s.machine.Done():
-		s.stop("", 0)
+	case <-s.agent.Done():
+		select {
+		case <-s.machine.Done():
+		case <-s.stopped:
+			return
+		case <-time.After(follow):
+			s.stop("the agent ended", 0)
+			return
+		}
 	case <-s.stopped:
+		return
 	}
+	s.stop("", 0)
 }
 
 // stop ends the box, once: processes get grace to end, the writable layer is

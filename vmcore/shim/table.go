@@ -76,7 +76,7 @@ func (t *table) reserve(info boxlite.ExecInfo) (e *execution, existing bool, err
 	}
 	if t.runningLocked() >= maxRunning {
 		return nil, false, &boxlite.Error{Op: "run command", Kind: boxlite.Exhausted, Err: fmt.Errorf("%d commands run in this box", maxRunning),
-			Hint: "End some of them with exec_stop, or use another box."}
+			Hint: "End some of them, or use another box."}
 	}
 	t.evict()
 	sp, err := spool.New(t.dir, info, spool.Limits{})
