@@ -96,7 +96,7 @@ func (e *Engine) command(spec engine.MachineSpec, layer *layer, d *descriptors) 
 	}
 	c.add("--platform=systrap", "--network=none", "--directfs=false", "--rootless=false", "--overlay2=none",
 		"--allow-suid", "--net-raw", "--host-settings=ignore", "--in-sandbox-cgroup=v2", "--control-rpc-stop-timeout=0",
-		"boot", "--bundle="+spec.Dir, "--setup-root", "--attached", "--apply-caps",
+		"boot", "--bundle="+spec.Dir, "--setup-root", "--attached",
 		"--cpu-num="+strconv.Itoa(spec.CPUs),
 		"--total-memory="+strconv.FormatInt(int64(spec.Memory), 10),
 		"--total-host-memory="+strconv.FormatInt(int64(spec.Memory), 10))
