@@ -99,7 +99,7 @@ func TestBoxKeepsItsFilesFromStartToStart(t *testing.T) {
 	if s := box.Info().Status; s != boxlite.StatusConfigured {
 		t.Fatalf("a new box is %s", s)
 	}
-	out, errs, res := sh(t, box, "echo hello; echo oops >&2; echo kept > /root/file; exit 3")
+	out, errs, res := sh(t, box, "echo hello; echo oops >&2; echo kept | tee /root/file > /tmp/file; exit 3")
 	if out != "hello\n" || errs != "oops\n" || res.ExitCode != 3 || res.Success() {
 		t.Errorf("stdout %q, stderr %q, result %+v", out, errs, res)
 	}
@@ -122,7 +122,7 @@ func TestBoxKeepsItsFilesFromStartToStart(t *testing.T) {
 	if machine.Alive() {
 		t.Error("the machine of a stopped box is alive")
 	}
-	if out, _, _ := sh(t, box, "cat /root/file"); out != "kept\n" {
+	if out, _, _ := sh(t, box, "cat /root/file /tmp/file"); out != "kept\nkept\n" {
 		t.Errorf("after stop and start the file has %q", out)
 	}
 }

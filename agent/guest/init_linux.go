@@ -106,7 +106,7 @@ func arrange(root string) error {
 			return err
 		}
 	}
-	for _, step := range []func() error{mountProc, mountDev, protectProc, fillEtc} {
+	for _, step := range []func() error{mountProc, uncoverTmp, mountDev, protectProc, fillEtc} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -137,6 +137,18 @@ func mountProc() error {
 	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
+	}
+	return nil
+}
+
+// uncoverTmp takes away the memory file system that gVisor puts over an empty
+// /tmp: what a box writes there counts against its disk, and is there after a
+// stop, like everything else.
+func uncoverTmp() error {
+	if inSentry() && isMount("/tmp") {
+		if err := unix.Unmount("/tmp", unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("uncover /tmp: %w", err)
+		}
 	}
 	return nil
 }
