@@ -99,6 +99,7 @@ func Run(t *testing.T, e engine.Engine, cfg Config) {
 		{"SyncsUnderLoad", (*suite).syncsUnderLoad},
 		{"StopWithoutTimeKills", (*suite).stopWithoutTimeKills},
 		{"DiskIsLimited", (*suite).diskIsLimited},
+		{"DiskIsNotMemory", (*suite).diskIsNotMemory},
 		{"MemoryIsLimited", (*suite).memoryIsLimited},
 		{"ProcessesAreLimited", (*suite).processesAreLimited},
 		{"GuestSeesItsSize", (*suite).guestSeesItsSize},

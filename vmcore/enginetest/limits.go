@@ -83,6 +83,23 @@ func (s *suite) diskIsLimited(t *testing.T) {
 	b.sh("rm /fill && echo fits > /again")
 }
 
+// diskIsNotMemory writes a file larger than the machine's memory, saves it and
+// reads it back in another life.
+func (s *suite) diskIsNotMemory(t *testing.T) {
+	spec := s.spec(t)
+	spec.Memory = 128 * boxlite.MiB
+	b := s.start(t, spec)
+	b.sh("dd if=/dev/zero bs=1M count=300 2>/dev/null | tr '\\0' 'x' > /large")
+	if err := b.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.stop(s.cfg.Patience)
+	b = s.start(t, spec)
+	if got := b.sh("tr -d 'x' < /large | wc -c; wc -c < /large"); got != "0\n314572800" {
+		t.Errorf("other bytes, and bytes: %q", got)
+	}
+}
+
 func (s *suite) memoryIsLimited(t *testing.T) {
 	spec := s.spec(t)
 	spec.Memory = 128 * boxlite.MiB

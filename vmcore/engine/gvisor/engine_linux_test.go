@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -283,6 +285,37 @@ func TestNICCarriesFrames(t *testing.T) {
 	}
 	if got := fmt.Sprint(net.HardwareAddr(frame[6:12]), net.IP(frame[28:32]), net.IP(frame[38:42])); got != mac.String()+" 10.11.12.2 10.11.12.1" {
 		t.Errorf("the guest asked %s", got)
+	}
+}
+
+// TestWatchdogKeepsItsWord measures how far past its limit a machine gets.
+func TestWatchdogKeepsItsWord(t *testing.T) {
+	build(t)
+	t.Setenv(noCgroupsVar, "1")
+	e := newEngine()
+	r := e.Probe(t.Context())
+	if r.Overshoot == 0 || r.HardMemoryLimit {
+		t.Skipf("no watchdog here: %+v", r)
+	}
+	spec := newSpec(t, t.TempDir())
+	var words bytes.Buffer
+	spec.Logger = slog.New(slog.NewJSONHandler(&words, nil))
+	m, client := start(t, spec)
+	if _, err := client.Start(t.Context(), agent.ExecSpec{Args: []string{"/bin/tool", "eat", "8000"}}, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-m.Done():
+	case <-time.After(20 * time.Second):
+		t.Fatal("a machine of 256 MiB uses 8 GiB")
+	}
+	var word struct{ Bytes, Limit boxlite.Bytes }
+	if err := json.Unmarshal(words.Bytes(), &word); err != nil || !m.Exit().OOM {
+		t.Fatalf("%v; %+v; %s", err, m.Exit(), words.Bytes())
+	}
+	t.Logf("ended at %v, with a limit of %v", word.Bytes, word.Limit)
+	if word.Bytes > word.Limit+r.Overshoot {
+		t.Errorf("%v past its limit, %v was promised", word.Bytes-word.Limit, r.Overshoot)
 	}
 }
 
