@@ -36,7 +36,7 @@ type machine struct {
 	groups      *groups
 	guestMemory *os.File // where the guest's memory lies
 
-	saving sync.Mutex // held while the layer is saved
+	saving chan struct{} // holds a token while the layer is saved
 
 	done chan struct{}
 	exit engine.Exit // valid once done is closed
@@ -132,21 +132,35 @@ func (m *machine) unexpected(err error) string {
 
 // Sync implements [engine.Machine].
 func (m *machine) Sync(ctx context.Context) error {
-	m.saving.Lock()
-	defer m.saving.Unlock()
-	if err := m.save(ctx); err != nil {
+	err := m.lockSaving(ctx)
+	if err == nil {
+		err = m.save(ctx)
+		<-m.saving
+	}
+	if err != nil {
 		return m.saveError("sync gvisor machine", err)
 	}
 	return nil
 }
 
+// lockSaving waits for its turn to save; it ends with a receive from m.saving.
+func (m *machine) lockSaving(ctx context.Context) error {
+	select {
+	case m.saving <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // Stop implements [engine.Machine].
 func (m *machine) Stop(ctx context.Context) error {
-	m.saving.Lock()
-	defer m.saving.Unlock()
-	err := m.Pause(ctx)
+	err := m.lockSaving(ctx)
 	if err == nil {
-		err = m.save(ctx)
+		if err = m.Pause(ctx); err == nil {
+			err = m.save(ctx)
+		}
+		<-m.saving
 	}
 	if err == nil {
 		m.mu.Lock()

@@ -85,7 +85,7 @@ func (e *Engine) start(ctx context.Context, spec engine.MachineSpec) (_ *machine
 		return nil, err
 	}
 	e.Sweep()
-	m := &machine{spec: spec, layer: layer, log: logger(spec, e.opts), d: d, groups: &groups{}, done: make(chan struct{})}
+	m := &machine{spec: spec, layer: layer, log: logger(spec, e.opts), d: d, groups: &groups{}, saving: make(chan struct{}, 1), done: make(chan struct{})}
 	if !e.opts.NoCgroups {
 		m.groups = newGroups(spec)
 	}
