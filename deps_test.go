@@ -93,9 +93,6 @@ var testKits = []string{"internal/cli/clitest", "internal/testbin", "internal/te
 func TestImportDirection(t *testing.T) {
 	for _, goos := range []string{"linux", "darwin"} {
 		for pkg, imports := range listImports(t, goos) {
-			if pkg == "internal/hold" {
-				continue // keeps versions pinned until their users exist, and goes then
-			}
 			from, ok := row(pkg, maps.Keys(mayImport))
 			if !ok {
 				t.Errorf("%s: no row of mayImport is about it", pkg)
