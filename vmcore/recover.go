@@ -25,7 +25,9 @@ import (
 //	starting         its shim lives                it is waited for, then adopted or ended
 //	starting         its shim is gone              as before the start
 //	no record        a directory with box.json     the record is restored (the database was lost)
-//	no record        any other directory           it is deleted
+//	no record        a directory whose box.json    its shim is ended, and it goes to lost/,
+//	                 cannot be read                as nobody can tell what it was
+//	no record        any other directory           it is deleted, as its box was never there or is removed
 func (rt *Runtime) recover(ctx context.Context) error {
 	for rec, err := range rt.boxes.All() {
 		if err != nil {
@@ -75,11 +77,28 @@ func (rt *Runtime) recoverDirs(ctx context.Context) error {
 			rt.log.Warn("a box's record was restored from its directory", "box", rec.ID)
 			continue
 		}
-		if err := os.RemoveAll(rt.path("boxes", entry.Name())); err != nil {
-			rt.log.Warn("a directory that nobody owns cannot be deleted", "path", entry.Name(), "err", err)
+		if err := rt.disown(ctx, entry.Name()); err != nil {
+			rt.log.Warn("a directory that nobody owns is still there", "path", entry.Name(), "err", err)
 		}
 	}
 	return nil
+}
+
+// disown deals with a directory below boxes that no record is about. What may
+// hold somebody's work is put aside, not deleted.
+func (rt *Runtime) disown(ctx context.Context, name string) error {
+	dir := rt.path("boxes", name)
+	if err := shim.End(ctx, dir); err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "box.json")); err != nil || strings.HasPrefix(name, ".") {
+		return os.RemoveAll(dir)
+	}
+	rt.log.Error("a box's record cannot be read, neither in the database nor in its directory: it is put aside", "box", name, "path", rt.path("lost", name))
+	if err := os.MkdirAll(rt.path("lost"), 0o700); err != nil {
+		return err
+	}
+	return os.Rename(dir, rt.path("lost", name))
 }
 
 func (rt *Runtime) readCopy(name string) (record, bool) {

@@ -25,6 +25,8 @@
 //	home/boxes/ID/     box.json (a copy of the record), machine/ (all that the
 //	                   machine's processes may see), layer/ (what the box wrote),
 //	                   executions/, log/, shim.sock, exit.json
+//	home/lost/ID/      directories of boxes whose records were lost; nobody but a
+//	                   person touches them
 //
 // A change of a box is persisted before it is made, so that whatever dies
 // whenever, the next Open can finish it or undo it: see recover.go.
@@ -40,6 +42,9 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/store"
@@ -153,6 +158,10 @@ func (o Options) withDefaults() (Options, error) {
 	home, err := filepath.Abs(o.Home)
 	if err != nil {
 		return o, storage("open home", o.Home, err)
+	}
+	if !utf8.ValidString(home) { // it travels in JSON
+		return o, &boxlite.Error{Op: "open home", Kind: boxlite.Config, Ref: fmt.Sprintf("%.300q", home),
+			Err: errors.New("the path is not UTF-8"), Hint: "Name another directory with --home or BOXLITE_HOME."}
 	}
 	o.Home = home
 	o.Programs, err = o.Programs.find()
@@ -280,8 +289,17 @@ func finish[T any](ctx context.Context, rt *Runtime, f func(context.Context) (T,
 	}
 }
 
+// storage returns the error for a home that cannot be read or written.
 func storage(op, ref string, err error) error {
-	return &boxlite.Error{Op: op, Kind: boxlite.Storage, Ref: ref, Err: err}
+	e := &boxlite.Error{Op: op, Kind: boxlite.Storage, Ref: ref, Err: err}
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		e.Kind = boxlite.Exhausted
+		e.Hint = "Free space on the disk of the home directory: remove boxes or images that are not needed."
+	case errors.Is(err, unix.EROFS), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		e.Hint = "Make the home directory writable, or name another one with --home or BOXLITE_HOME."
+	}
+	return e
 }
 
 // wayOut tells whoever has a damaged database what to do.

@@ -176,15 +176,16 @@ type streamView struct {
 
 // An execView is an execution in a tool's result.
 type execView struct {
-	ExecID   string     `json:"exec_id"`
-	Status   string     `json:"status"`
-	ExitCode *int       `json:"exit_code"`
-	Signal   int        `json:"signal"`
-	TimedOut bool       `json:"timed_out"`
-	Lost     string     `json:"lost"`
-	Seconds  float64    `json:"duration_seconds"`
-	Stdout   streamView `json:"stdout"`
-	Stderr   streamView `json:"stderr"`
+	ExecID    string     `json:"exec_id"`
+	Status    string     `json:"status"`
+	ExitCode  *int       `json:"exit_code"`
+	Signal    int        `json:"signal"`
+	TimedOut  bool       `json:"timed_out"`
+	Lost      string     `json:"lost"`
+	Truncated bool       `json:"truncated"`
+	Seconds   float64    `json:"duration_seconds"`
+	Stdout    streamView `json:"stdout"`
+	Stderr    streamView `json:"stderr"`
 }
 
 func (e execView) code() int {

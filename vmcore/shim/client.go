@@ -30,6 +30,35 @@ type Client struct {
 // Errors: RpcTransport if nobody listens, InvalidState if it is the shim of
 // another box or start or speaks another protocol.
 func Dial(ctx context.Context, dir string, box boxlite.BoxID, container boxlite.ContainerID) (*Client, error) {
+	c, err := newClient(dir, box)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.greet(ctx, box, container); err != nil {
+		c.conn.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// End ends whatever shim serves the box in dir, and its machine, in order. It
+// is for directories that no record is about.
+//
+// Errors: those of Stop; nil where nobody listens.
+func End(ctx context.Context, dir string) error {
+	c, err := newClient(dir, "")
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.Stop(ctx, time.Second); boxlite.KindOf(err) != boxlite.RpcTransport {
+		return err
+	}
+	return nil
+}
+
+// newClient returns a client that is not connected yet.
+func newClient(dir string, box boxlite.BoxID) (*Client, error) {
 	path := SocketPath(dir)
 	conn, err := grpc.NewClient("passthrough:///shim",
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // a unix socket of this user
@@ -40,12 +69,7 @@ func Dial(ctx context.Context, dir string, box boxlite.BoxID, container boxlite.
 	if err != nil {
 		return nil, &boxlite.Error{Op: "dial shim", Kind: boxlite.RpcTransport, Ref: string(box), Err: err}
 	}
-	c := &Client{conn: conn, rpc: shimpb.NewShimClient(conn)}
-	if err := c.greet(ctx, box, container); err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return c, nil
+	return &Client{conn: conn, rpc: shimpb.NewShimClient(conn)}, nil
 }
 
 func (c *Client) greet(ctx context.Context, box boxlite.BoxID, container boxlite.ContainerID) error {

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 )
 
@@ -32,18 +34,31 @@ type Execution struct {
 // New returns a running execution that keeps its files in a directory of its
 // own below dir, which exists.
 //
-// Errors: Storage.
+// Errors: Storage; Exhausted if the disk is full. Nothing is left then.
 func New(dir string, info boxlite.ExecInfo, limits Limits) (*Execution, error) {
 	sub := filepath.Join(dir, string(info.ID))
 	if err := os.Mkdir(sub, 0o700); err != nil {
-		return nil, &boxlite.Error{Op: "keep output", Kind: boxlite.Storage, Ref: string(info.ID), Err: err}
+		return nil, unkept(string(info.ID), err)
 	}
 	info.Running = true
 	e := &Execution{
 		Stdout: NewStream(sub, "stdout", limits), Stderr: NewStream(sub, "stderr", limits),
 		dir: sub, info: info, done: make(chan struct{}),
 	}
-	return e, e.Save() // so that Load finds it, should this process be killed
+	if err := e.Save(); err != nil { // so that Load finds it, should this process be killed
+		return nil, errors.Join(err, e.Remove())
+	}
+	return e, nil
+}
+
+// unkept returns the error for an execution that cannot be written to disk.
+func unkept(ref string, err error) error {
+	e := &boxlite.Error{Op: "keep output", Kind: boxlite.Storage, Ref: ref, Err: err}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		e.Kind = boxlite.Exhausted
+		e.Hint = "Free space on the disk of the home directory: remove boxes or images that are not needed."
+	}
+	return e
 }
 
 // Info returns the execution as of now.
@@ -87,7 +102,7 @@ func (e *Execution) Save() error {
 			os.WriteFile(filepath.Join(e.dir, "record.json"), record, 0o600))
 	}
 	if err != nil {
-		return &boxlite.Error{Op: "keep output", Kind: boxlite.Storage, Ref: filepath.Base(e.dir), Err: err}
+		return unkept(filepath.Base(e.dir), err)
 	}
 	return nil
 }
