@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -121,6 +122,7 @@ func (s *suite) killIsAtOnce(t *testing.T) {
 type sweeper interface{ Sweep() }
 
 func (s *suite) diesWithItsCaller(t *testing.T) {
+	var callers []int
 	for _, moment := range []time.Duration{-1, 0, 2 * time.Millisecond, 10 * time.Millisecond, 40 * time.Millisecond} {
 		spec := s.spec(t)
 		text, err := json.Marshal(spec)
@@ -136,6 +138,7 @@ func (s *suite) diesWithItsCaller(t *testing.T) {
 		if err := caller.Start(); err != nil {
 			t.Fatal(err)
 		}
+		callers = append(callers, caller.Process.Pid)
 		if moment < 0 { // when the machine is up
 			line, err := bufio.NewReader(out).ReadString('\n')
 			pid, bad := strconv.Atoi(strings.TrimSpace(line))
@@ -162,16 +165,42 @@ func (s *suite) diesWithItsCaller(t *testing.T) {
 			t.Errorf("left %v", left)
 		}
 	}
-	if sw, ok := s.engine.(sweeper); ok {
-		sw.Sweep()
-	}
-	left, _ := filepath.Glob("/sys/fs/cgroup/*/boxlite-*")
-	own, _ := filepath.Glob("/sys/fs/cgroup/*/*/*/boxlite-*")
-	for _, dir := range append(left, own...) {
-		if strings.Contains(dir, "-"+strconv.Itoa(os.Getpid())+"-") {
-			t.Errorf("left control group %s", dir)
+	s.sweptAfter(t, callers)
+}
+
+// sweptAfter sees that, once the engine has looked, no control group is left
+// that is named after one of the processes.
+func (s *suite) sweptAfter(t *testing.T, owners []int) {
+	t.Helper()
+	var left []string
+	for range 100 { // the kernel lets go of dead processes in its own time
+		if sw, ok := s.engine.(sweeper); ok {
+			sw.Sweep()
 		}
+		if left = groupsOf(owners); len(left) == 0 {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
+	t.Errorf("left control groups %v", left)
+}
+
+// groupsOf returns the control groups that have one of the processes in their
+// name.
+func groupsOf(owners []int) []string {
+	var found []string
+	filepath.WalkDir("/sys/fs/cgroup", func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return nil // gone meanwhile, or not ours to see
+		}
+		for _, pid := range owners {
+			if strings.Contains(e.Name(), "boxlite-") && strings.Contains(e.Name(), "-"+strconv.Itoa(pid)+"-") {
+				found = append(found, path)
+			}
+		}
+		return nil
+	})
+	return found
 }
 
 func (s *suite) noticesItsDeath(t *testing.T) {
