@@ -22,7 +22,7 @@ all: build
 # cgo is not needed by any of them, and without it they run on every Linux.
 build:
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -tags grpcnotrace -o bin/ ./cmd/...
 
 setup:
 	scripts/setup test bench

@@ -107,7 +107,7 @@ func build(name string) (string, error) {
 	// The go command leaves a program alone that is up to date, and otherwise
 	// removes it before it writes, so that "built" never changes under "path".
 	built, path := filepath.Join(dir, "new", name), filepath.Join(dir, name)
-	cmd := exec.Command("go", "build", "-trimpath", "-o", built, "./cmd/"+name)
+	cmd := exec.Command("go", "build", "-trimpath", "-tags", "grpcnotrace", "-o", built, "./cmd/"+name)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
 	if out, err := cmd.CombinedOutput(); err != nil {
