@@ -155,6 +155,15 @@ func (es *engines) report(ctx context.Context, e engine.Engine) engine.Report {
 	return rep
 }
 
+// sweep removes what machines have left whose shims were killed.
+func (es *engines) sweep() {
+	for _, e := range es.list {
+		if s, ok := e.(engine.Sweeper); ok {
+			s.Sweep()
+		}
+	}
+}
+
 // probes is the file: reports by engine, of one host.
 type probes struct {
 	Key     string                   `json:"key"`

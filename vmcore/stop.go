@@ -60,6 +60,7 @@ func (rt *Runtime) endProcesses(ids ...proc.ID) {
 			rt.log.Error("a process of a box cannot be ended", "pid", id.PID, "err", err)
 		}
 	}
+	rt.engines.sweep()
 }
 
 // ended persists the end of a box's machine and removes the box if it was made

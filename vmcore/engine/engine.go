@@ -71,6 +71,13 @@ type Machine interface {
 	Usage() (Usage, error)
 }
 
+// A Sweeper is an Engine that leaves something behind on the host when the
+// process that started a machine is killed.
+type Sweeper interface {
+	// Sweep removes what machines have left whose owners are dead.
+	Sweep()
+}
+
 // A Pauser is a Machine that can stop the clock of everything in it.
 type Pauser interface {
 	Pause(ctx context.Context) error
