@@ -85,7 +85,9 @@ func newRig(t testing.TB, marks bool) *rig {
 				t.Errorf("agent: %v", err)
 			}
 		case <-time.After(10 * time.Second):
-			cmd.Process.Kill()
+			_ = cmd.Process.Signal(syscall.SIGQUIT) // it says where it hangs
+			time.Sleep(time.Second)
+			_ = cmd.Process.Kill()
 			<-ended
 			t.Error("the agent did not end with its connection")
 		}

@@ -3,7 +3,9 @@ package guest
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
+	"time"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/agent/agentpb"
@@ -28,7 +30,7 @@ func (s *server) Exec(stream agentpb.Agent_ExecServer) error {
 	if err != nil {
 		return err
 	}
-	defer s.forget()
+	defer s.forget(spec.id, p)
 	defer p.close()
 	stop := context.AfterFunc(stream.Context(), p.abandon)
 	defer stop()
@@ -75,23 +77,46 @@ func (s *server) reserve(id uint64) error {
 	return nil
 }
 
-// forget lets go of processes whose streams have ended and whose trees are
-// empty. Others have left a daemon, which can still be killed.
-func (s *server) forget() {
+// forget lets go of a process whose streams have ended and whose tree is empty.
+// Others have left a daemon, which can still be killed; once in a while, it
+// looks whether those have gone.
+func (s *server) forget(id uint64, p *process) {
+	if p.over() {
+		s.mu.Lock()
+		delete(s.procs, id)
+		s.mu.Unlock()
+	}
+	for id, p := range s.overdue() {
+		if p.over() {
+			s.mu.Lock()
+			delete(s.procs, id)
+			s.mu.Unlock()
+		}
+	}
+}
+
+// overdue returns the processes to look at again, none if that was done within
+// the last second.
+func (s *server) overdue() map[uint64]*process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for id, p := range s.procs {
-		if p == nil {
-			continue
-		}
-		select {
-		case <-p.exited:
-		default:
-			continue
-		}
-		if p.closed.Load() && p.tree.release() {
-			delete(s.procs, id)
-		}
+	if time.Since(s.swept) < time.Second {
+		return nil
+	}
+	s.swept = time.Now()
+	all := maps.Clone(s.procs)
+	maps.DeleteFunc(all, func(_ uint64, p *process) bool { return p == nil })
+	return all
+}
+
+// over reports whether nothing is left of a process, and lets go of its tree
+// then.
+func (p *process) over() bool {
+	select {
+	case <-p.exited:
+		return p.closed.Load() && p.tree.release()
+	default:
+		return false
 	}
 }
 
@@ -210,7 +235,7 @@ func (s *server) Terminate(ctx context.Context, req *agentpb.TerminateRequest) (
 	if p == nil {
 		return &agentpb.Empty{}, nil // nothing of it is left
 	}
-	defer s.forget()
+	defer s.forget(req.Id, p)
 	if err := p.tree.end(ctx, millis(req.GraceMs)); err != nil {
 		return nil, err
 	}

@@ -30,7 +30,8 @@ type server struct {
 	mu       sync.Mutex
 	greeted  bool                // guarded by mu
 	stopping bool                // guarded by mu
-	procs    map[uint64]*process // that are running or have descendants; guarded by mu
+	procs    map[uint64]*process // that are running or have descendants, nil while being started; guarded by mu
+	swept    time.Time           // when those with descendants were last looked at; guarded by mu
 }
 
 // Serve makes the box and serves the host over conn until conn ends, ctx does,
