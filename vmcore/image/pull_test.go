@@ -546,3 +546,35 @@ func TestPullOfManyDifferentImagesAtOnce(t *testing.T) {
 		t.Errorf("%d images", n)
 	}
 }
+
+func TestFailedDownloadEndsThePullWhateverWaits(t *testing.T) {
+	s := serve(t, false)
+	var layers []v1.Layer
+	for i := range 12 {
+		layers = append(layers, it.Layer(types.OCILayer, it.File(fmt.Sprint("f", i), 0o644, noise(10_000+i))))
+	}
+	ref := it.Push(t, it.Image(v1.Config{}, layers...), s.host+"/x:1")
+	for i, l := range layers {
+		d, err := l.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.on(func(w http.ResponseWriter, r *http.Request) bool {
+			if strings.HasSuffix(r.URL.Path, d.Hex) {
+				w.WriteHeader(http.StatusNotFound)
+				return true
+			}
+			return false
+		})
+		dir := t.TempDir()
+		c := openIn(t, dir, options(s.host))
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		_, err = c.Pull(ctx, ref, image.PullOptions{})
+		cancel()
+		wantError(t, err, boxlite.Image, "404")
+		wantClean(t, dir, 0, true)
+		if t.Failed() {
+			t.Fatalf("layer %d was missing", i)
+		}
+	}
+}

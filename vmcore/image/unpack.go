@@ -161,8 +161,14 @@ func (s *stream) Read(p []byte) (int, error) {
 func (c *Cache) decompressAll(ctx context.Context, work *sync.WaitGroup, layers []layer, track *tracker) []*stream {
 	slots := make(chan struct{}, layersAhead)
 	streams := make([]*stream, len(layers))
+	release := func() {
+		select {
+		case <-slots:
+		default: // the context ended before the layer got one
+		}
+	}
 	for i := range layers {
-		streams[i] = &stream{chunks: make(chan []byte, chunksAhead), release: func() { <-slots }, ratioAfter: c.opts.ratioAfter}
+		streams[i] = &stream{chunks: make(chan []byte, chunksAhead), release: release, ratioAfter: c.opts.ratioAfter}
 	}
 	work.Go(func() {
 		for i, l := range layers {
