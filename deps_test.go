@@ -53,6 +53,7 @@ var mayImport = map[string][]string{
 	"internal/testbin":   {},
 	"internal/testimage": {"", "internal/testbin", "vmcore/image"},
 	"internal/e2e":       {"*"}, // tests of the whole
+	"internal/bench":     {"*", "internal/testimage"},
 	"internal/testsum":   {},
 	"examples":           {"*", "internal/testimage"},
 }
@@ -82,13 +83,14 @@ var mayUse = map[string][]string{
 	"github.com/spf13/cobra":                 {"cmd", "internal/cli"},
 	"github.com/spf13/pflag":                 {"cmd", "internal/cli"},
 	"github.com/vbauerster/mpb/v8":           {"cmd", "internal/cli"},
-	"github.com/modelcontextprotocol/go-sdk": {"examples"}, // a third party's client, for demos and tests
+	"github.com/modelcontextprotocol/go-sdk": {"examples", "internal/bench"}, // a third party's client, for demos and tests
 	"C":                                      {"vmcore/engine/krun"},
 }
 
-// testKits are for tests, and for the commands in examples that show the
-// system at work; no program that is shipped contains them.
-var testKits = []string{"internal/cli/clitest", "internal/testbin", "internal/testimage", "internal/e2e", "vmcore/enginetest", "vmcore/image/imagetest"}
+// testKits are for tests, and for the commands that show the system at work
+// (examples) and how fast it is (internal/bench); no program that is shipped
+// contains them.
+var testKits = []string{"internal/bench", "internal/cli/clitest", "internal/testbin", "internal/testimage", "internal/e2e", "vmcore/enginetest", "vmcore/image/imagetest"}
 
 func TestImportDirection(t *testing.T) {
 	for _, goos := range []string{"linux", "darwin"} {
