@@ -490,7 +490,9 @@ func TestDamagedCacheRepairsItself(t *testing.T) {
 		"record_is_garbage": func(_ string, img image.Image) error {
 			return os.WriteFile(filepath.Join(filepath.Dir(img.BasePath), "image.json"), []byte("{"), 0o600)
 		},
-		"base_is_short":  func(_ string, img image.Image) error { return os.Truncate(img.BasePath, 10) },
+		"base_is_short": func(_ string, img image.Image) error {
+			return errors.Join(os.Chmod(img.BasePath, 0o600), os.Truncate(img.BasePath, 10))
+		},
 		"base_is_gone":   func(_ string, img image.Image) error { return os.Remove(img.BasePath) },
 		"blobs_are_gone": func(dir string, _ image.Image) error { return os.RemoveAll(filepath.Join(dir, "blobs")) },
 		"refs_are_garbage": func(dir string, _ image.Image) error {
