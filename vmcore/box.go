@@ -80,7 +80,7 @@ func (b *Box) Metrics(ctx context.Context) (boxlite.BoxMetrics, error) {
 	}
 	st, err := l.client.Status(ctx)
 	if err != nil {
-		return rec.Totals, nil // it is just ending
+		return rec.Totals, nil //nolint:nilerr // it is just ending, and has no figures any more
 	}
 	st.Metrics.Stages = rec.Totals.Stages
 	return st.Metrics, nil

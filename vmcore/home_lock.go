@@ -32,7 +32,7 @@ func lockHome(home string) (*os.File, error) {
 		f.Close()
 		return nil, storage("lock home", home, err)
 	}
-	f.Truncate(0)
+	_ = f.Truncate(0)
 	fmt.Fprintln(f, os.Getpid())
 	return f, nil
 }

@@ -77,5 +77,5 @@ func EngineByName(name string, p Programs, log *slog.Logger) (engine.Engine, err
 
 // shimCommand returns the command that runs the shim of the box in dir.
 func (p Programs) shimCommand(dir string) *exec.Cmd {
-	return exec.Command(p.Helper, "shim", dir)
+	return exec.Command(p.Helper, "shim", dir) //nolint:noctx // it outlives us
 }

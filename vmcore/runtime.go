@@ -80,7 +80,7 @@ type Runtime struct {
 	images  *image.Cache
 	engines *engines
 
-	ctx    context.Context // of everything that outlives a call; ended by Close
+	ctx    context.Context //nolint:containedctx // of everything that outlives a call; ended by Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup // goroutines that Close waits for
 
@@ -119,7 +119,7 @@ func open(opts Options) (_ *Runtime, err error) {
 	rt.ctx, rt.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
-			rt.release()
+			_ = rt.release()
 		}
 	}()
 	for _, dir := range []string{opts.Home, rt.path("boxes"), rt.path("images")} {

@@ -143,9 +143,9 @@ func (rt *Runtime) up(ctx context.Context, id boxlite.BoxID, l *live, stages box
 		rec.Totals.Stages = stages
 	})
 	if err != nil { // it cannot be remembered, so it must not run
-		l.client.Discard(ctx)
-		l.shim.Kill(10 * time.Second)
-		l.close()
+		_ = l.client.Discard(ctx)
+		_ = l.shim.Kill(10 * time.Second)
+		_ = l.close()
 		return rt.info(rec), err
 	}
 	rt.enter(id, l)
@@ -158,7 +158,7 @@ func (rt *Runtime) enter(id boxlite.BoxID, l *live) {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	if rt.closed {
-		l.close()
+		_ = l.close()
 		return
 	}
 	rt.live[id] = l
@@ -320,7 +320,7 @@ func (rt *Runtime) startShim(cfg shim.Config) (*shimProcess, error) {
 }
 
 func (p *shimProcess) reap(cmd *exec.Cmd) {
-	cmd.Process.Wait()
+	_, _ = cmd.Process.Wait()
 	close(p.exited)
 }
 
@@ -356,6 +356,6 @@ func (p *shimProcess) abandon() {
 		return
 	case <-time.After(100 * time.Millisecond):
 	}
-	p.id.Kill(10 * time.Second)
+	_ = p.id.Kill(10 * time.Second)
 	<-p.exited
 }

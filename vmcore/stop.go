@@ -16,7 +16,7 @@ const stopGrace = 5 * time.Second
 
 // watch waits until a box's shim is gone and writes that down.
 func (rt *Runtime) watch(id boxlite.BoxID, l *live) {
-	l.client.Watch(rt.ctx)
+	_ = l.client.Watch(rt.ctx)
 	if rt.ctx.Err() != nil {
 		return
 	}
@@ -49,7 +49,7 @@ func (rt *Runtime) settle(ctx context.Context, id boxlite.BoxID, l *live) (boxli
 	rt.mu.Lock()
 	delete(rt.live, id)
 	rt.mu.Unlock()
-	l.close()
+	_ = l.close()
 	return rt.ended(ctx, id, l.container, lastUsed)
 }
 
@@ -174,7 +174,7 @@ func (rt *Runtime) destroy(ctx context.Context, id boxlite.BoxID) error {
 	rt.mu.Unlock()
 	if l != nil {
 		bound, cancel := context.WithTimeout(ctx, 10*time.Second)
-		l.client.Discard(bound) // if it cannot, it is killed below
+		_ = l.client.Discard(bound) // if it cannot, it is killed below
 		cancel()
 		l.close()
 	}

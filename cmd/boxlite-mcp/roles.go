@@ -72,7 +72,7 @@ func startDaemon(executable string, c cli.Config) (<-chan error, error) {
 	for _, r := range c.Registries {
 		args = append(args, "--registry", r)
 	}
-	cmd := exec.Command(executable, args...)
+	cmd := exec.Command(executable, args...) //nolint:noctx // it outlives us
 	cmd.Dir, cmd.Stderr = "/", log
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + filepath.Dir(c.Home)}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // signals to our terminal are not for it

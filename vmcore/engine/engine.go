@@ -40,7 +40,7 @@ type Engine interface {
 
 // A Machine is a booted machine. It holds processes and sockets until Done is
 // closed.
-type Machine interface {
+type Machine interface { //nolint:interfacebloat // a machine is all of this; engines are few
 	// Control returns the byte stream to the agent. There is one; it ends with
 	// the machine.
 	Control() net.Conn

@@ -155,8 +155,8 @@ func (s *suite) diesWithItsCaller(t *testing.T) {
 			time.Sleep(moment)
 		}
 		processes := tree(caller.Process.Pid)
-		caller.Process.Kill()
-		caller.Wait()
+		_ = caller.Process.Kill()
+		_ = caller.Wait()
 		waitGone(t, processes, 5*time.Second)
 		if pids := mentioning(string(spec.ID)); len(pids) > 0 {
 			waitGone(t, pids, 5*time.Second)
@@ -189,9 +189,9 @@ func (s *suite) sweptAfter(t *testing.T, owners []int) {
 // name.
 func groupsOf(owners []int) []string {
 	var found []string
-	filepath.WalkDir("/sys/fs/cgroup", func(path string, e fs.DirEntry, err error) error {
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.IsDir() {
-			return nil // gone meanwhile, or not ours to see
+			return nil //nolint:nilerr // gone meanwhile, or not ours to see
 		}
 		for _, pid := range owners {
 			if strings.Contains(e.Name(), "boxlite-") && strings.Contains(e.Name(), "-"+strconv.Itoa(pid)+"-") {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -82,7 +83,7 @@ func (s *server) spec(cmd boxlite.Command) agent.ExecSpec {
 		Args: cmd.Args, Dir: cmd.WorkingDir, User: cmd.User,
 		TTY: cmd.TTY, Rows: cmd.Rows, Cols: cmd.Cols, Stdin: cmd.Stdin || cmd.TTY,
 	}
-	for _, e := range append(s.cfg.Env[:len(s.cfg.Env):len(s.cfg.Env)], cmd.Env...) {
+	for _, e := range append(slices.Clip(s.cfg.Env), cmd.Env...) {
 		spec.Env = append(spec.Env, e.String())
 	}
 	if spec.Dir == "" {
@@ -130,7 +131,7 @@ func (s *server) finish(e *execution, result boxlite.ExecResult) {
 	if err := e.Finish(result); err != nil {
 		s.log.Warn("an execution is only in memory", "err", err)
 	}
-	s.use() // the idle time counts from the end
+	_ = s.use() // the idle time counts from the end
 	<-e.run.Closed()
 	e.Stdout.CloseWrite()
 	e.Stderr.CloseWrite()

@@ -89,13 +89,13 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 		s.stop("the shim's socket failed", 0)
 	}
 	wg.Wait()
-	s.execs.close()
+	_ = s.execs.close()
 	return err
 }
 
 // stopAtEOF ends the box when the starter lets go of the pipe.
 func (s *server) stopAtEOF(stdin io.Reader) {
-	io.Copy(io.Discard, stdin)
+	_, _ = io.Copy(io.Discard, stdin)
 	s.stop("the process that started it ended", 2*time.Second)
 }
 

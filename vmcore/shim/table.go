@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
@@ -92,8 +93,7 @@ func (t *table) reserve(info boxlite.ExecInfo) (e *execution, existing bool, err
 // evict removes the oldest finished executions that are too many or too large.
 func (t *table) evict() {
 	finished, bytes := 0, int64(0)
-	for i := len(t.order) - 1; i >= 0; i-- {
-		e := t.order[i]
+	for i, e := range slices.Backward(t.order) {
 		if isRunning(e) {
 			continue
 		}
@@ -109,7 +109,7 @@ func (t *table) evict() {
 func (t *table) dropLocked(e *execution) {
 	t.gone += size(e)
 	delete(t.byID, e.Info().ID)
-	e.Remove()
+	_ = e.Remove()
 }
 
 // discard forgets an execution that could not be started.
@@ -123,7 +123,7 @@ func (t *table) discard(e *execution) {
 			break
 		}
 	}
-	e.Remove()
+	_ = e.Remove()
 }
 
 // get returns an execution that has been started.
@@ -203,8 +203,8 @@ func (t *table) finishAll(result boxlite.ExecResult) {
 	for _, e := range t.all() {
 		e.Stdout.CloseWrite()
 		e.Stderr.CloseWrite()
-		e.Finish(result)
-		e.Save() // what children wrote after the command had ended
+		_ = e.Finish(result)
+		_ = e.Save() // what children wrote after the command had ended
 	}
 }
 

@@ -97,11 +97,11 @@ func (s *Stream) Write(p []byte) (int, error) {
 // writeSegment appends part of p to the last file and returns how much of p
 // has been dealt with.
 func (s *Stream) writeSegment(p []byte) int {
+	written := 0
 	seg, err := s.segmentWithRoom()
 	take := int64(len(p))
 	if err == nil {
 		take = min(take, s.limits.Segment-seg.size)
-		var written int
 		written, err = seg.file.WriteAt(p[:take], seg.size)
 		seg.size += int64(written)
 		s.onDisk += int64(written)
@@ -110,13 +110,13 @@ func (s *Stream) writeSegment(p []byte) int {
 			s.trim()
 			return written
 		}
-		p, take = p[written:], take-int64(written)
 		if s.dropOldest() {
 			return written
 		}
 	}
-	s.lost += take // the disk is full and holds nothing of ours to give up
-	s.end += take
+	lost := take - int64(written) // the disk is full and holds nothing of ours to give up
+	s.lost += lost
+	s.end += lost
 	return int(take)
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,7 +47,7 @@ func hierarchies(mountinfo, own string) []hierarchy {
 			h.own = below(h.mount, fields[3], paths[""])
 		case "cgroup":
 			for option := range strings.SplitSeq(kind[2], ",") {
-				if contains(controllers, option) {
+				if slices.Contains(controllers, option) {
 					h.controllers = append(h.controllers, option)
 					h.own = below(h.mount, fields[3], paths[option])
 				}
@@ -84,15 +85,6 @@ func below(mount, root, group string) string {
 		return path.Join(mount, rest)
 	}
 	return mount
-}
-
-func contains(list []string, s string) bool {
-	for _, have := range list {
-		if have == s {
-			return true
-		}
-	}
-	return false
 }
 
 // hostHierarchies returns those of this process.
@@ -174,14 +166,14 @@ func (g *groups) add(h hierarchy, dir string, spec engine.MachineSpec) bool {
 func enable(dir string) []string {
 	var have []string
 	for _, controller := range controllers {
-		os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0) // seen below
+		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0) // seen below
 	}
 	enabled, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
 	if err != nil {
 		return nil
 	}
-	for _, controller := range strings.Fields(string(enabled)) {
-		if contains(controllers, controller) {
+	for _, controller := range strings.FieldsSeq(string(enabled)) {
+		if slices.Contains(controllers, controller) {
 			have = append(have, controller)
 		}
 	}
@@ -201,12 +193,12 @@ func (g *groups) limit(h hierarchy, controller, dir string, spec engine.MachineS
 	switch {
 	case controller == "memory" && h.v2:
 		if err = errors.Join(set("memory.max", memory), set("memory.oom.group", "1")); err == nil {
-			set("memory.swap.max", "0") // not where the host has no swap
+			_ = set("memory.swap.max", "0") // not where the host has no swap
 			g.memory, g.v2 = dir, true
 		}
 	case controller == "memory":
 		if err = set("memory.limit_in_bytes", memory); err == nil {
-			set("memory.memsw.limit_in_bytes", memory)
+			_ = set("memory.memsw.limit_in_bytes", memory) // not where the kernel does not count swap
 			g.memory = dir
 		}
 	case controller == "cpu" && h.v2:
@@ -293,7 +285,7 @@ func (g *groups) remove() {
 			if err := os.Remove(dir); err == nil || errors.Is(err, fs.ErrNotExist) {
 				break
 			}
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(5 * time.Millisecond) //nolint:forbidigo // nothing tells when
 		}
 	}
 	g.dirs = nil

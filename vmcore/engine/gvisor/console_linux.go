@@ -47,9 +47,9 @@ func (c *console) copy(pipe, log *os.File) {
 		n, err := pipe.Read(buf)
 		c.remember(buf[:n])
 		if take := min(n, room); take > 0 {
-			log.Write(buf[:take]) // a full disk is no reason to end the machine
+			_, _ = log.Write(buf[:take]) // a full disk is no reason to end the machine
 			if room -= take; room == 0 {
-				log.WriteString("\n[the rest of the console is not kept]\n")
+				_, _ = log.WriteString("\n[the rest of the console is not kept]\n")
 			}
 		}
 		if err != nil {

@@ -76,7 +76,7 @@ func TestContractAsOrdinaryUser(t *testing.T) {
 		t.Skip("the other tests run as an ordinary user already")
 	}
 	build(t)
-	dir, err := os.MkdirTemp("", "gvisortest-")
+	dir, err := os.MkdirTemp("", "gvisortest-") //nolint:usetesting // below t.TempDir the user may not go
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -75,7 +75,7 @@ func (m *machine) end(why string) {
 		m.why = why
 	}
 	m.mu.Unlock()
-	m.process.Kill() // fails if it is gone, which is what we want
+	_ = m.process.Kill() // fails if it is gone, which is what we want
 }
 
 // finish releases everything. It is called once, when the process has ended.

@@ -253,7 +253,7 @@ func orContext(ctx context.Context, err error) error {
 func (m *machine) connect() error {
 	dial := func() (c *controller, err error) {
 		err = atShortPath(m.d.listener, func(short string) error {
-			conn, err := net.DialTimeout("unix", short, 5*time.Second)
+			conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(context.Background(), "unix", short)
 			if err == nil {
 				m.mu.Lock()
 				m.closers = append(m.closers, conn)
