@@ -238,3 +238,25 @@ func TestManyReadersAndOneWriter(t *testing.T) {
 	e.Finish(boxlite.ExecResult{})
 	wg.Wait()
 }
+
+// A write that the disk takes a part of is counted once.
+func TestAWriteThatFitsInPartIsCountedOnce(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a small tmpfs needs root")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=8k"); err != nil {
+		t.Skip("mount:", err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	s := spool.NewStream(dir, "stdout", spool.Limits{Memory: 1, Segment: 1 << 20})
+	defer s.Close()
+	s.Write(pattern(0, 20_000))
+	data, dropped := readAll(t, s, 0, 1000)
+	if end, _ := s.End(); end != 20_000 || int64(len(data))+dropped != end {
+		t.Errorf("end %d, %d read, %d dropped", end, len(data), dropped)
+	}
+	if !bytes.Equal(data, pattern(0, len(data))) {
+		t.Error("what was kept is not the start")
+	}
+}

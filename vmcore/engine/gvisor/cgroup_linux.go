@@ -172,7 +172,7 @@ func enable(dir string) []string {
 	if err != nil {
 		return nil
 	}
-	for _, controller := range strings.FieldsSeq(string(enabled)) {
+	for controller := range strings.FieldsSeq(string(enabled)) {
 		if slices.Contains(controllers, controller) {
 			have = append(have, controller)
 		}
