@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -29,8 +31,29 @@ func roles(app *cli.App) []cli.Role {
 	}
 }
 
+// reportVar names the descriptor on which a daemon tells whoever started it why
+// it could not begin: a boxlite.Problem as JSON, or nothing.
+const reportVar = "BOXLITE_DAEMON_REPORT"
+
 // runDaemon is the daemon of a home.
 func runDaemon(ctx context.Context, c cli.Config, app *cli.App) error {
+	fd, reports := app.LookupEnv(reportVar)
+	reports = reports && fd == "3"
+	if reports {
+		syscall.CloseOnExec(3) // it is not for the boxes' shims
+	}
+	err := ownHome(ctx, c, app)
+	if reports && err != nil {
+		report := os.NewFile(3, "report")
+		defer report.Close()
+		if werr := json.NewEncoder(report).Encode(boxlite.ProblemOf(err)); werr != nil && !errors.Is(werr, syscall.EPIPE) {
+			return errors.Join(err, werr)
+		}
+	}
+	return err
+}
+
+func ownHome(ctx context.Context, c cli.Config, app *cli.App) error {
 	if err := cli.ClaimHome(c.Home); err != nil {
 		return err
 	}
@@ -74,14 +97,34 @@ func startDaemon(executable string, c cli.Config) (<-chan error, error) {
 	}
 	cmd := exec.Command(executable, args...) //nolint:noctx // it outlives us
 	cmd.Dir, cmd.Stderr = "/", log
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + filepath.Dir(c.Home)}
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + filepath.Dir(c.Home), reportVar + "=3"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // signals to our terminal are not for it
-	if err := cmd.Start(); err != nil {
+	report, theirs, err := os.Pipe()
+	if err == nil {
+		cmd.ExtraFiles = []*os.File{theirs}
+		err = cmd.Start()
+		theirs.Close()
+	}
+	if err != nil {
+		if report != nil {
+			report.Close()
+		}
 		return nil, &boxlite.Error{Op: "start daemon", Kind: boxlite.Config, Ref: executable, Err: err}
 	}
 	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }() // ends with the daemon or with us
+	go func() { exited <- errors.Join(readReport(report), cmd.Wait()) }() // ends with the daemon or with us
 	return exited, nil
+}
+
+// readReport waits until a daemon has ended, and returns why it could not
+// begin, if it said so.
+func readReport(report *os.File) error {
+	defer report.Close()
+	var p *boxlite.Problem
+	if json.NewDecoder(io.LimitReader(report, 1<<20)).Decode(&p) != nil {
+		return nil // it was killed, or left in order
+	}
+	return p.Err()
 }
 
 // dialer returns how to reach the home's daemon, starting it on demand.

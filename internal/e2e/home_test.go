@@ -189,12 +189,13 @@ func TestAHomeOfAnotherProduct(t *testing.T) {
 func TestAReadOnlyHome(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
-	w := newWorld(t)
-	mount(t, w.home, 0, "size=64m")
+	home := filepath.Join(tempDir(t), "home")
+	mount(t, home, 0, "size=64m")
+	w := newWorldAt(t, home) // which is let go of first
 	w.must("ps")
 	w.endDaemon()
-	if err := unix.Mount("", w.home, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-		t.Fatal(err)
+	if !eventually(10*time.Second, func() bool { return unix.Mount("", w.home, "", unix.MS_REMOUNT|unix.MS_RDONLY, "") == nil }) {
+		t.Fatal("the home cannot be made read-only")
 	}
 	_, err := w.cli("ps")
 	if err == nil || !strings.Contains(err.Error(), "read-only file system") || !strings.Contains(err.Error(), w.home) || !strings.Contains(err.Error(), "hint: ") {
@@ -257,14 +258,16 @@ func TestADamagedDatabaseLosesNoBox(t *testing.T) {
 	w.kill(w.daemon())
 	damage(t, filepath.Join(w.home, "db"))
 
-	err = f.call(t.Context(), "box_list", nil, nil)
-	if err == nil {
-		t.Fatal("a damaged database is not noticed")
+	begun := time.Now()
+	var told *toolError
+	if err := f.call(t.Context(), "box_list", nil, nil); !errors.As(err, &told) || told.kind != "database" || !strings.Contains(told.hint, "doctor --repair") {
+		t.Fatalf("the agent is told of a damaged database: %v", err)
 	}
-	actionable(t, err)
-	_, err = w.cli("ps")
-	if err == nil || !strings.Contains(err.Error(), "doctor --repair") {
-		t.Fatalf("a damaged database is told as: %v", err)
+	if _, err = w.cli("ps"); err == nil || !strings.Contains(err.Error(), "hint: Run boxlite-mcp doctor --repair") {
+		t.Fatalf("a person is told of a damaged database: %v", err)
+	}
+	if took := time.Since(begun); took > 15*time.Second {
+		t.Errorf("it took %v to say so", took)
 	}
 	if !machine.Alive() {
 		t.Error("the box has died of it")

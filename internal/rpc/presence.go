@@ -31,7 +31,7 @@ type Presence struct {
 
 	// Start starts a daemon that outlives this process. What it returns
 	// receives once, if the daemon ends before it answers; it has room for
-	// that. It may be nil.
+	// that. A [boxlite.Error] in it is the daemon's own word. It may be nil.
 	Start func(ctx context.Context) (exited <-chan error, err error)
 
 	// Lock is a file on which whoever owns the home holds an flock while it
@@ -111,7 +111,8 @@ func (p *Presence) elect(ctx context.Context) (release func(), err error) {
 	path := filepath.Join(p.Home, "daemon.start")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, &boxlite.Error{Op: "start daemon", Kind: boxlite.Storage, Ref: path, Err: err}
+		return nil, &boxlite.Error{Op: "start daemon", Kind: boxlite.Storage, Ref: path, Err: err,
+			Hint: "Make the home directory writable, or name another one with --home or BOXLITE_HOME."}
 	}
 	var locked, usable bool
 	err = poll(ctx, p.startWait()+p.leaveWait(), func() (bool, error) {
@@ -191,6 +192,9 @@ func (p *Presence) start(ctx context.Context) error {
 			if last = p.ask(ctx); last.err == nil { // of someone else
 				return true, nil
 			}
+			if why := itsReason(ended); why != nil {
+				return true, why
+			}
 			return true, p.failure(boxlite.RpcTransport, hint, logged, fmt.Errorf("the daemon ended: %w", orEnded(ended)))
 		default:
 		}
@@ -204,6 +208,21 @@ func (p *Presence) start(ctx context.Context) error {
 		return err
 	}
 	return last.err
+}
+
+// itsReason returns what a daemon that ended said of why, where trying again
+// would not help. That another process has the home is not among that.
+func itsReason(ended error) error {
+	e, ok := errors.AsType[*boxlite.Error](ended)
+	if !ok {
+		return nil
+	}
+	switch e.Kind {
+	case boxlite.Config, boxlite.Database, boxlite.Denied, boxlite.Exhausted, boxlite.Storage:
+		return e
+	default:
+		return nil
+	}
 }
 
 func orEnded(err error) error {
