@@ -143,11 +143,18 @@ func use[T any](ctx context.Context, b *Box, report func(boxlite.Progress), f fu
 				return v, err
 			}
 		}
+		if try == mostTries {
+			return zero, &boxlite.Error{Op: "start box", Kind: boxlite.Engine, Ref: string(b.id),
+				Err: errors.New("it ends as soon as it has started"), Hint: "Its reason and its log say more: box_get."}
+		}
 		if err := b.rt.awaitEnd(ctx, b.id, l); err != nil {
 			return zero, err
 		}
 	}
 }
+
+// mostTries is how often a box is started again for one call.
+const mostTries = 3
 
 // ending reports whether err says that nothing was done because the box was on
 // its way down.
@@ -156,10 +163,14 @@ func (rt *Runtime) ending(err error) bool {
 	return ok && e.Kind == boxlite.InvalidState && e.Op == "use box"
 }
 
-// awaitEnd waits until a shim that is shutting down is gone.
+// awaitEnd waits until a shim that is shutting down is gone. It may be saving
+// the box's disk, which takes its time.
 func (rt *Runtime) awaitEnd(ctx context.Context, id boxlite.BoxID, l *live) error {
 	if l == nil {
 		return nil
+	}
+	if err := l.client.Watch(ctx); ctx.Err() != nil {
+		return err
 	}
 	release, err := rt.acquire(ctx, id)
 	if err != nil {
@@ -208,7 +219,7 @@ func (b *Box) Executions(ctx context.Context) ([]boxlite.ExecInfo, error) {
 			return list, err
 		}
 	}
-	loaded, err := spool.Load(b.executionsDir(), spool.Limits{})
+	loaded, err := spool.Read(b.executionsDir(), spool.Limits{}) // a shim may be starting
 	list := []boxlite.ExecInfo{}
 	for _, e := range loaded {
 		list = append(list, e.Info())

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +26,8 @@ type Execution struct {
 	Stdout, Stderr *Stream
 
 	dir string
+
+	saving sync.Mutex // held while the record is written
 
 	mu   sync.Mutex
 	info boxlite.ExecInfo // guarded by mu, without the stream ends
@@ -92,19 +95,30 @@ func (e *Execution) Finish(result boxlite.ExecResult) error {
 	return e.Save()
 }
 
-// Save moves to disk what is only in memory.
+// Save moves to disk what is only in memory. If it fails, or this process is
+// killed meanwhile, what was there before can still be read.
 //
-// Errors: Storage.
+// Errors: Storage, Exhausted.
 func (e *Execution) Save() error {
-	record, err := json.Marshal(e.Info())
-	if err == nil {
-		err = errors.Join(e.Stdout.save(), e.Stderr.save(),
-			os.WriteFile(filepath.Join(e.dir, "record.json"), record, 0o600))
-	}
+	e.saving.Lock() // the later record wins
+	defer e.saving.Unlock()
+	err := errors.Join(e.Stdout.save(), e.Stderr.save(), e.saveRecord())
 	if err != nil {
 		return unkept(filepath.Base(e.dir), err)
 	}
 	return nil
+}
+
+func (e *Execution) saveRecord() error {
+	record, err := json.Marshal(e.Info())
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(e.dir, "record.json")
+	if err := os.WriteFile(path+".new", record, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // Size returns how many bytes the execution has on disk.
@@ -181,21 +195,41 @@ func (e *Execution) Remove() error {
 }
 
 // Load reads the executions below dir, oldest first. One that never finished,
-// because its shim was killed, is given the result lost; what cannot be read is
-// deleted.
+// because its shim was killed, is given the result lost; what is no execution
+// is deleted. It is for the one process that writes to dir, before it does.
 //
 // Errors: Storage if dir cannot be read; a missing dir is an empty one.
 func Load(dir string, limits Limits) ([]*Execution, error) {
+	return loadAll(dir, limits, func(sub string, err error) {
+		var errno syscall.Errno
+		if errors.As(err, &errno) && !errors.Is(err, fs.ErrNotExist) {
+			return // it may be one: only now it cannot be opened
+		}
+		_ = os.RemoveAll(sub) // else it is tried again the next time
+	})
+}
+
+// Read reads the executions below dir as Load does, and changes nothing:
+// another process may be writing there.
+//
+// Errors: as Load.
+func Read(dir string, limits Limits) ([]*Execution, error) {
+	return loadAll(dir, limits, func(string, error) {})
+}
+
+// loadAll calls bad for each entry of dir that cannot be read.
+func loadAll(dir string, limits Limits, bad func(path string, err error)) ([]*Execution, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, &boxlite.Error{Op: "read executions", Kind: boxlite.Storage, Err: err}
 	}
 	var out []*Execution
 	for _, entry := range entries {
-		if e, err := load(filepath.Join(dir, entry.Name()), limits); err == nil {
+		path := filepath.Join(dir, entry.Name())
+		if e, err := load(path, limits); err == nil {
 			out = append(out, e)
 		} else {
-			os.RemoveAll(filepath.Join(dir, entry.Name()))
+			bad(path, err)
 		}
 	}
 	slices.SortFunc(out, func(a, b *Execution) int { return a.info.Started.Compare(b.info.Started) })

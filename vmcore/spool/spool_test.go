@@ -260,3 +260,60 @@ func TestAWriteThatFitsInPartIsCountedOnce(t *testing.T) {
 		t.Error("what was kept is not the start")
 	}
 }
+
+func TestARecordCanBeReadWhileItIsWritten(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	info := boxlite.ExecInfo{ID: "aaaaaaaaaaaa-bbbbbbbb", Args: []string{string(bytes.Repeat([]byte("x"), 1<<20))}}
+	e, err := spool.New(dir, info, spool.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for range 50 {
+				if err := e.Save(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 200 {
+		got, err := spool.Open(dir, info.ID, spool.Limits{})
+		if err != nil {
+			t.Error("between two records there was none:", err)
+			break
+		}
+		got.Close()
+	}
+	wg.Wait()
+}
+
+func TestOnlyTheOwnerDeletesAndOnlyWhatIsNoExecution(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	begun := filepath.Join(dir, "aaaaaaaaaaaa-bbbbbbbb")      // by another process, this moment
+	unreadable := filepath.Join(dir, "aaaaaaaaaaaa-cccccccc") // with too many files open, say
+	for _, d := range []string{begun, filepath.Join(unreadable, "record.json")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := spool.Read(dir, spool.Limits{}); err != nil || len(got) != 0 {
+		t.Errorf("Read: %v, %v", got, err)
+	}
+	if _, err := os.Stat(begun); err != nil {
+		t.Error("reading deletes:", err)
+	}
+	if got, err := spool.Load(dir, spool.Limits{}); err != nil || len(got) != 0 {
+		t.Errorf("Load: %v, %v", got, err)
+	}
+	if _, err := os.Stat(begun); err == nil {
+		t.Error("what is no execution is still there")
+	}
+	if _, err := os.Stat(unreadable); err != nil {
+		t.Error("what cannot be opened now is deleted:", err)
+	}
+}
