@@ -39,13 +39,17 @@ func (rt *Runtime) CreateFor(ctx context.Context, owner Owner, req boxlite.Creat
 	if err != nil {
 		return nil, err
 	}
+	lead, err := rt.acquire(ctx, rec.ID) // others find it by its name before it is persisted
+	if err != nil {
+		return nil, err
+	}
+	defer lead()
 	if err := rt.reserve(&rec); err != nil {
+		rt.forget(rec.ID)
 		return nil, err
 	}
 	if err := rt.boxes.Insert(ctx, string(rec.ID), rec); err != nil {
-		rt.mu.Lock()
-		delete(rt.records, rec.ID)
-		rt.mu.Unlock()
+		rt.forget(rec.ID)
 		return nil, err
 	}
 	rt.count(func(t *totals) { t.BoxesCreated++ })

@@ -50,6 +50,14 @@ func (rt *Runtime) start(ctx context.Context, id boxlite.BoxID, report func(boxl
 	if err != nil {
 		return boxlite.BoxInfo{}, err
 	}
+	if rec.Status.IsActive() && rt.liveBox(id) == nil {
+		if _, err := rt.lost(ctx, rec); err != nil {
+			return rt.info(rec), err
+		}
+		if rec, err = rt.get(id); err != nil { // it was made to be removed
+			return boxlite.BoxInfo{}, err
+		}
+	}
 	if rec.Status.IsRunning() {
 		return rt.info(rec), nil
 	}

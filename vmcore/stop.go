@@ -31,8 +31,10 @@ func (rt *Runtime) watch(id boxlite.BoxID, l *live) {
 }
 
 // settle persists that a box's machine is gone, once nothing of it is left. If
-// another has done so already it does nothing. The caller leads the box.
+// another has done so already it does nothing. It is done to its end, also if
+// ctx ends. The caller leads the box.
 func (rt *Runtime) settle(ctx context.Context, id boxlite.BoxID, l *live) (boxlite.BoxInfo, error) {
+	ctx = context.WithoutCancel(ctx) // half of it would leave a box that runs, by its record, and has no shim
 	rt.mu.Lock()
 	current := rt.live[id] == l
 	lastUsed := l.lastUsed
@@ -90,6 +92,17 @@ func (rt *Runtime) ended(ctx context.Context, id boxlite.BoxID, container boxlit
 	return info, err
 }
 
+// lost persists the end of a box that is active by its record and has no shim
+// that is known: an earlier end was not written down, because the disk was full
+// then. The caller leads the box.
+func (rt *Runtime) lost(ctx context.Context, rec record) (boxlite.BoxInfo, error) {
+	if err := rt.usable(); err != nil { // a runtime that is closing lets go of shims
+		return rt.info(rec), err
+	}
+	rt.endProcesses(rec.Shim, rec.Machine)
+	return rt.ended(context.WithoutCancel(ctx), rec.ID, rec.ContainerID, rec.LastUsed)
+}
+
 // stop ends a box in order and keeps its disk; a stopped one stays as it is.
 func (rt *Runtime) stop(ctx context.Context, id boxlite.BoxID) (boxlite.BoxInfo, error) {
 	release, err := rt.acquire(ctx, id)
@@ -102,8 +115,8 @@ func (rt *Runtime) stop(ctx context.Context, id boxlite.BoxID) (boxlite.BoxInfo,
 		return rt.info(rec), err
 	}
 	l := rt.liveBox(id)
-	if l == nil { // the state is Unknown or the shim was lost: there is nothing to ask
-		return rt.ended(ctx, id, rec.ContainerID, rec.LastUsed)
+	if l == nil {
+		return rt.lost(ctx, rec)
 	}
 	if rec.Status.CanStop() {
 		if _, err := rt.move(ctx, id, boxlite.Stop, nil); err != nil {
@@ -188,15 +201,21 @@ func (rt *Runtime) destroy(ctx context.Context, id boxlite.BoxID) error {
 	if err := rt.boxes.Delete(ctx, string(id)); err != nil {
 		return err
 	}
-	rt.mu.Lock()
-	delete(rt.records, id)
-	delete(rt.locks, id)
-	delete(rt.phases, id)
-	rt.mu.Unlock()
+	rt.forget(id)
 	if err := os.RemoveAll(doomed); err != nil {
 		return storage("remove box", string(id), err)
 	}
 	return nil
+}
+
+// forget drops all that is in memory of a box. The caller leads the box; whoever
+// waits to lead it finds that there is none.
+func (rt *Runtime) forget(id boxlite.BoxID) {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	delete(rt.records, id)
+	delete(rt.locks, id)
+	delete(rt.phases, id)
 }
 
 func (rt *Runtime) addTotals(rec record) {

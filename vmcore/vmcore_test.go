@@ -341,6 +341,52 @@ func TestAKilledMachineLeavesAStoppedBoxWithAReason(t *testing.T) {
 	}
 }
 
+func TestABoxWhoseEndWasNotWrittenDownCanGoOn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	rt := w.open(t)
+	for what, next := range map[string]func(context.Context, *vmcore.Box) error{
+		"run": func(ctx context.Context, b *vmcore.Box) error {
+			_, err := b.Run(ctx, boxlite.Shell("true"), nil)
+			return err
+		},
+		"stop": func(ctx context.Context, b *vmcore.Box) error { return b.Stop(ctx) },
+	} {
+		box := w.create(t, rt, "")
+		if err := box.Start(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := box.LoseEnd(); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		if err := next(ctx, box); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		cancel()
+		if err := box.Remove(t.Context(), true); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestACallerThatGivesUpDoesNotKeepAnEndFromBeingWrittenDown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	box := w.create(t, w.open(t), "")
+	if err := box.Start(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := box.SettleUnder(ctx); err != nil {
+		t.Error(err)
+	}
+	if s := box.Info().Status; s != boxlite.StatusStopped {
+		t.Errorf("its shim is gone, and it is %s", s)
+	}
+}
+
 func TestTwoHundredCommandsAtOnceInOneBox(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
