@@ -225,9 +225,24 @@ func (sc *scene) keepFile() {
 
 func (sc *scene) expectFile(f *front) {
 	sc.t.Helper()
-	if e := f.sh(sc.name, "cat /root/kept"); e.Stdout.Text != sc.name {
-		sc.t.Errorf("the file has %q: %s", e.Stdout.Text, e.Stderr.Text)
+	if e, err := sc.run(f, "cat /root/kept"); err != nil || e.Stdout.Text != sc.name {
+		sc.t.Errorf("the file has %q, not %q: %s, %v", e.Stdout.Text, sc.name, e.Stderr.Text, err)
 	}
+}
+
+// run runs a line of shell, again where it could not be: a dead agent is
+// perhaps found dead only now, and the error says what to do.
+func (sc *scene) run(f *front, line string) (e execView, err error) {
+	sc.t.Helper()
+	for range 3 {
+		e, err = f.trySh(within(sc.t, time.Minute), sc.name, line)
+		if err == nil && e.Lost == "" {
+			break
+		}
+		actionable(sc.t, err)
+		time.Sleep(100 * time.Millisecond)
+	}
+	return e, err
 }
 
 // newImage returns an image that nobody has pulled, which takes a second.
@@ -410,16 +425,7 @@ func (sc *scene) expectUsable(f *front) {
 	if _, ok := f.boxInfo(sc.name); !ok {
 		f.create(sc.name, nil)
 	}
-	var e execView
-	var err error
-	for range 3 { // the agent may be found dead only now, and says: call again
-		e, err = f.trySh(within(sc.t, time.Minute), sc.name, "echo used-$((6*7))")
-		if err == nil && e.Lost == "" {
-			break
-		}
-		actionable(sc.t, err)
-		time.Sleep(100 * time.Millisecond)
-	}
+	e, err := sc.run(f, "echo used-$((6*7))")
 	if err != nil || e.Stdout.Text != "used-42\n" || e.code() != 0 {
 		sc.t.Fatalf("afterwards a command is %+v, %v", e, err)
 	}

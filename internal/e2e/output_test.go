@@ -43,7 +43,8 @@ func yes(off int64, n int) []byte {
 }
 
 func TestAGigabyteOverMCP(t *testing.T) {
-	w := newWorld(t) // by itself: it writes a gigabyte
+	t.Parallel()
+	w := newWorld(t)
 	image := w.debian()
 	f := w.front()
 	box := f.create("loud", args{"image": image})
@@ -83,13 +84,15 @@ func TestAGigabyteOverMCP(t *testing.T) {
 }
 
 func TestAGigabyteThroughTheAPI(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
+	ref := w.debian()
 	rt := w.runtime()
-	box, err := rt.Create(t.Context(), boxlite.BoxOptions{Image: w.image, MemoryMiB: 128}, "")
+	box, err := rt.Create(t.Context(), boxlite.BoxOptions{Image: ref, MemoryMiB: 128}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	run, err := box.Run(t.Context(), boxlite.Shell("yes | head -c 1024m"), nil) // busybox knows no G
+	run, err := box.Run(t.Context(), boxlite.Shell("yes | head -c 1G"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,12 +125,15 @@ func TestAGigabyteThroughTheAPI(t *testing.T) {
 // runtime opens the home in this process until the test ends.
 func (w *world) runtime() *vmcore.Runtime {
 	w.t.Helper()
-	reg, err := image.ParseRegistry("http://" + w.registries[0])
-	if err != nil {
-		w.t.Fatal(err)
+	var registries []image.Registry
+	for _, host := range w.registries {
+		reg, err := image.ParseRegistry("http://" + host)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		registries = append(registries, reg)
 	}
-	reg.Search = true
-	opts := vmcore.Options{Home: w.home, Registries: []image.Registry{reg}, Programs: vmcore.Programs{
+	opts := vmcore.Options{Home: w.home, Registries: registries, Programs: vmcore.Programs{
 		Helper: filepath.Join(w.bin, "boxlite-mcp"), Sandbox: filepath.Join(w.bin, "boxlite-sandbox"), Agent: filepath.Join(w.bin, "boxlite-agent"),
 	}}
 	rt, err := vmcore.Open(context.Background(), opts)

@@ -37,10 +37,9 @@ type world struct {
 	embedded *vmcore.Runtime // this process has the home; nil: a daemon has it
 
 	mu      sync.Mutex
-	owners  map[int]bool    // guarded by mu; pids that the engine may have named a control group after
-	spaces  map[string]bool // guarded by mu; PID namespaces of machines
-	fronts  []*front        // guarded by mu
-	unclean bool            // guarded by mu; nothing is audited: the test says why
+	owners  map[int]bool // guarded by mu; pids that the engine may have named a control group after
+	fronts  []*front     // guarded by mu
+	unclean bool         // guarded by mu; nothing is audited: the test says why
 }
 
 // busyboxRegistry serves the small image to all tests of the process.
@@ -56,7 +55,7 @@ func newWorldAt(t testing.TB, home string) *world {
 	t.Helper()
 	reg := busyboxRegistry()
 	w := &world{t: t, bin: testbin.All(t), home: home, registries: []string{reg.host}, image: reg.image,
-		owners: map[int]bool{}, spaces: map[string]bool{}}
+		owners: map[int]bool{}}
 	w.env = []string{"PATH=/usr/bin:/bin", "HOME=" + filepath.Dir(home)}
 	t.Cleanup(w.close)
 	return w
@@ -189,19 +188,13 @@ func (w *world) roleOf(args []string) (role, box string) {
 	return "", ""
 }
 
-// note remembers what may be left of the processes when they have ended.
+// note remembers what may be left of the processes when they have ended. All
+// that runs in a machine ends with its first process: the kernel sees to that.
 func (w *world) note(all []process) {
-	own, _ := os.Readlink("/proc/self/ns/pid")
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, p := range all {
 		w.owners[p.id.PID] = true
-		if p.role != "sandbox" {
-			continue
-		}
-		if space, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", p.id.PID)); err == nil && space != own {
-			w.spaces[space] = true
-		}
 	}
 }
 
@@ -266,28 +259,9 @@ func (w *world) leftovers(kept []string) (problems []string) {
 			problems = append(problems, fmt.Sprintf("%d shims of box %s", n, box))
 		}
 	}
-	problems = append(problems, w.inSpaces(len(kept) > 0)...)
 	problems = append(problems, w.files(kept)...)
 	problems = append(problems, w.mounts()...)
 	return append(problems, w.groups(kept)...)
-}
-
-// inSpaces returns the processes that are in a PID namespace of a machine whose
-// first process is gone: the kernel lets none be.
-func (w *world) inSpaces(some bool) (problems []string) {
-	if some {
-		return nil // of those that are kept
-	}
-	w.mu.Lock()
-	spaces := w.spaces
-	w.mu.Unlock()
-	all, _ := filepath.Glob("/proc/[0-9]*/ns/pid")
-	for _, path := range all {
-		if space, err := os.Readlink(path); err == nil && spaces[space] {
-			problems = append(problems, path+" is "+space)
-		}
-	}
-	return problems
 }
 
 // files returns what is in the home and is nobody's.
