@@ -23,7 +23,7 @@ func measureImport(ctx context.Context, s *setting, r *report) error {
 	r.chapter("image import", "Debian with Python from the registry; ours is verified, flattened and synced to disk, theirs not synced")
 	var ours, theirs series
 	var size int64
-	for range s.times(5) {
+	for range s.times(3) {
 		d, n, err := importOurs(ctx, s)
 		if err != nil {
 			return err

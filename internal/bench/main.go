@@ -30,6 +30,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -62,14 +63,20 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.SetOutput(out)
 	server := flags.String("server", "bin/boxlite-mcp", "the server `program`, as built")
 	cache := flags.String("cache", "build/testimage", "where the image is kept between runs")
-	only := flags.String("only", "", "measure what this `pattern` matches: "+strings.Join(names(), ", "))
+	only := flags.String("only", ".*", "measure what this `pattern` matches: "+strings.Join(names(), ", "))
 	flags.BoolVar(&o.quick, "quick", false, "once and little of everything: whether it can be measured, not how fast it is")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
+	if flags.NArg() > 0 {
+		return o, fmt.Errorf("unexpected %q", flags.Args())
+	}
 	var err error
-	if o.only, err = regexp.Compile(*only); err != nil {
+	if o.only, err = regexp.Compile("^(" + *only + ")$"); err != nil {
 		return o, err
+	}
+	if !slices.ContainsFunc(names(), o.only.MatchString) {
+		return o, fmt.Errorf("-only %s matches none of %s", *only, strings.Join(names(), ", "))
 	}
 	if o.server, err = filepath.Abs(*server); err != nil {
 		return o, err

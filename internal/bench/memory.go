@@ -21,8 +21,8 @@ import (
 // the box costs beyond that: the shim, the sandbox and the processes that the
 // sandbox runs guest code in.
 func measureMemory(ctx context.Context, s *setting, r *report) (err error) {
-	r.chapter("memory of an idle box", "PSS of the shim, the sandbox and its children, by mapping, in MB; guest: the sandbox's file with the",
-		"guest's memory (the agent's included) and the writable layer, which is what the box was given; beyond: all else")
+	r.chapter("memory of an idle box", "PSS by mapping, four boxes. guest: the file that holds the guest's memory, the agent's included, and",
+		"the writable layer, which is what the box was given. beyond: all else of the shim, the sandbox and its children")
 	const many = 4
 	var boxes []box
 	defer func() {

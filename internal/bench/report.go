@@ -51,17 +51,19 @@ func pairs(a, b series, f func(x, y float64) float64) series {
 
 // A result is one line of the report.
 type result struct {
-	name   string
-	unit   string
-	values series
-	below  float64 // the aim for the median; 0: none
-	signed bool    // may be negative, as a difference of two noisy times may
+	chapter string // set by report.add
+	name    string
+	unit    string
+	values  series
+	below   float64 // the aim for the median; 0: none
+	signed  bool    // may be negative, as a difference of two noisy times may
 }
 
 // A report prints results as they come.
 type report struct {
 	out     io.Writer
 	results []result
+	now     string // the chapter
 	met     int
 	missed  int
 }
@@ -70,13 +72,15 @@ func (r *report) say(format string, args ...any) { fmt.Fprintf(r.out, format+"\n
 
 // chapter begins a group of results.
 func (r *report) chapter(title string, notes ...string) {
+	r.now = title
 	r.say("\n%s", title)
 	for _, n := range notes {
-		r.say("  (%s)", n)
+		r.say("    %s", n)
 	}
 }
 
 func (r *report) add(x result) {
+	x.chapter = r.now
 	r.results = append(r.results, x)
 	least, median, greatest := x.values.spread()
 	line := fmt.Sprintf("  %-46s %s %-5s", x.name, figure(median), x.unit)
@@ -112,20 +116,20 @@ func (r *report) nonsense() error {
 	var errs []error
 	for _, x := range r.results {
 		if len(x.values) == 0 {
-			errs = append(errs, fmt.Errorf("%s: nothing was measured", x.name))
+			errs = append(errs, fmt.Errorf("%s: %s: nothing was measured", x.chapter, x.name))
 		}
 		for _, v := range x.values {
 			if math.IsNaN(v) || math.IsInf(v, 0) || v <= 0 && !x.signed {
-				errs = append(errs, fmt.Errorf("%s: %g %s cannot be", x.name, v, x.unit))
+				errs = append(errs, fmt.Errorf("%s: %s: %g %s cannot be", x.chapter, x.name, v, x.unit))
 			}
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// find returns a result by its name, for tests.
-func (r *report) find(name string) (result, bool) {
-	i := slices.IndexFunc(r.results, func(x result) bool { return x.name == name })
+// find returns a result, for tests.
+func (r *report) find(chapter, name string) (result, bool) {
+	i := slices.IndexFunc(r.results, func(x result) bool { return x.chapter == chapter && x.name == name })
 	if i < 0 {
 		return result{}, false
 	}

@@ -40,6 +40,11 @@ func newSetting(ctx context.Context, o options) (_ *setting, err error) {
 	}
 	bin := filepath.Dir(o.server)
 	s.programs = vmcore.Programs{Helper: o.server, Sandbox: filepath.Join(bin, "boxlite-sandbox"), Agent: filepath.Join(bin, "boxlite-agent")}
+	for _, program := range []string{s.programs.Helper, s.programs.Sandbox, s.programs.Agent} {
+		if _, err := os.Stat(program); err != nil {
+			return nil, fmt.Errorf("%w; make build makes it", err)
+		}
+	}
 	img, err := testimage.Debian(ctx, o.cache, io.Discard)
 	if err != nil {
 		return nil, err
