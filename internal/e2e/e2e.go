@@ -9,7 +9,7 @@
 // done by many at once.
 //
 //	go test ./internal/e2e                                     a few minutes
-//	go test ./internal/e2e -run TestKill/daemon/exec           one combination
+//	go test ./internal/e2e -run Kill/daemon/exec               one combination
 //	BOXLITE_SOAK=1 go test -run Soak -timeout 12h ./internal/e2e
 //
 // Every test has a home of its own, which it audits when it ends: see world.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os/exec"
 	"strings"
 	"sync"
@@ -207,9 +208,7 @@ func (f *front) create(name string, more args) boxView {
 
 func (f *front) tryCreate(ctx context.Context, name string, more args) (b boxView, err error) {
 	a := args{"image": f.w.image, "name": name, "memory_mib": 128, "cpus": 1}
-	for k, v := range more {
-		a[k] = v
-	}
+	maps.Copy(a, more)
 	if err := f.call(ctx, "box_create", a, &b); err != nil {
 		return b, err
 	}

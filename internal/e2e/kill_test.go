@@ -124,10 +124,14 @@ const ten = "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n"
 // outside reports whether boxes run on without the victim.
 func outside(victim string) bool { return victim == "front-end" || victim == "daemon" }
 
-// TestKill kills each victim in each phase, with SIGKILL, at several moments
-// spread over how long the phase takes. Beside the box that it happens to runs
-// another one, which must not notice.
-func TestKill(t *testing.T) {
+// TestKillOrSoak kills each victim in each phase, with SIGKILL, at several
+// moments spread over how long the phase takes: at many with BOXLITE_SOAK set.
+// Beside the box that it happens to runs another one, which must not notice.
+func TestKillOrSoak(t *testing.T) {
+	times := 1
+	if os.Getenv("BOXLITE_SOAK") != "" {
+		times = 30
+	}
 	tested := 0
 	for _, victim := range victims {
 		for _, ph := range phases {
@@ -137,30 +141,11 @@ func TestKill(t *testing.T) {
 		}
 		t.Run(victim, func(t *testing.T) {
 			t.Parallel()
-			killInEveryPhase(t, victim, 1)
+			killInEveryPhase(t, victim, times)
 		})
 	}
 	if all := len(victims) * len(phases); tested != all-6 {
 		t.Errorf("%d of %d combinations are tested, want all but 6, where there is no victim", tested, all)
-	}
-}
-
-// TestSoakKill is TestKill at many more moments.
-func TestSoakKill(t *testing.T) {
-	soak(t)
-	for _, victim := range victims {
-		t.Run(victim, func(t *testing.T) {
-			t.Parallel()
-			killInEveryPhase(t, victim, 30)
-		})
-	}
-}
-
-// soak skips a test that takes long, unless it was asked for.
-func soak(t *testing.T) {
-	t.Helper()
-	if os.Getenv("BOXLITE_SOAK") == "" {
-		t.SkipNow()
 	}
 }
 

@@ -82,9 +82,9 @@ func TestForeignHandlesLookAbsent(t *testing.T) {
 		{"box_remove", args{"box": box.BoxID, "force": true}, args{"box": nobody, "force": true}},
 		{"box_exec", args{"box": box.BoxID, "command": "id"}, args{"box": nobody, "command": "id"}},
 		{"file_read", args{"box": box.BoxID, "path": "/etc/passwd"}, args{"box": nobody, "path": "/etc/passwd"}},
-		{"file_write", args{"box": box.BoxID, "path": "/x", "content": "x"}, args{"box": nobody, "path": "/x", "content": "x"}},
+		{"file_write", args{"box": box.BoxID, "path": "/file", "content": "some content"}, args{"box": nobody, "path": "/file", "content": "some content"}},
 		{"exec_read", args{"exec_id": exec}, args{"exec_id": string(boxlite.NewExecutionID(boxlite.BoxID(nobody)))}},
-		{"exec_write", args{"exec_id": exec, "data": "x"}, args{"exec_id": string(boxlite.NewExecutionID(boxlite.BoxID(nobody))), "data": "x"}},
+		{"exec_write", args{"exec_id": exec, "data": "some data"}, args{"exec_id": string(boxlite.NewExecutionID(boxlite.BoxID(nobody))), "data": "some data"}},
 		{"exec_stop", args{"exec_id": exec}, args{"exec_id": string(boxlite.NewExecutionID(boxlite.BoxID(nobody)))}},
 	} {
 		foreign, none := mallory.call(t.Context(), c.tool, c.hers, nil), mallory.call(t.Context(), c.tool, c.nobodys, nil)

@@ -53,8 +53,8 @@ func newWorld(t testing.TB) *world {
 
 func newWorldAt(t testing.TB, home string) *world {
 	t.Helper()
-	reg := busyboxRegistry()
-	w := &world{t: t, bin: testbin.All(t), home: home, registries: []string{reg.host}, image: reg.image,
+	bin, reg := testbin.All(t), busyboxRegistry()
+	w := &world{t: t, bin: bin, home: home, registries: []string{reg.host}, image: reg.image,
 		owners: map[int]bool{}}
 	w.env = []string{"PATH=/usr/bin:/bin", "HOME=" + filepath.Dir(home)}
 	t.Cleanup(w.close)
