@@ -108,6 +108,9 @@ func spots(data []byte) []int {
 // TestDamageIsNoticed damages a database in every way at many places. There is
 // no silent loss, no panic, no exit, no hang; and Quarantine leads out.
 func TestDamageIsNoticed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("567 databases take half a minute")
+	}
 	base := sound(t)
 	work := scratch(t)
 	entries, err := os.ReadDir(base)

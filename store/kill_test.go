@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -123,4 +124,39 @@ func TestOwnerIsNamed(t *testing.T) {
 	}
 	_, err = store.Quarantine(dir)
 	wantKind(t, "Quarantine in use", err, boxlite.InvalidState)
+}
+
+// TestAFirstTransactionCutOffIsNoDamage has a process killed in the middle of
+// its first transaction after the database was closed in order: all that was
+// acknowledged is in tables, and the log holds nothing whole.
+func TestAFirstTransactionCutOffIsNoDamage(t *testing.T) {
+	dir := t.TempDir()
+	db := opened(t, dir)
+	for i := range 3 {
+		must(t, boxTable(db).Insert(t.Context(), strconv.Itoa(i), box{Name: strconv.Itoa(i)}))
+	}
+	must(t, db.Close())
+	db = opened(t, dir)
+	acked, err := os.ReadFile(filepath.Join(dir, "acked"))
+	must(t, err)
+	must(t, boxTable(db).Insert(t.Context(), "cut", box{Name: "cut"}))
+
+	crashed := filepath.Join(t.TempDir(), "db") // as a kill would leave it
+	must(t, os.Mkdir(crashed, 0o700))
+	copyDir(t, dir, crashed)
+	must(t, db.Close())
+	must(t, os.WriteFile(filepath.Join(crashed, "acked"), acked, 0o600))
+	logs, err := filepath.Glob(filepath.Join(crashed, "*.mem"))
+	must(t, err)
+	for _, log := range logs {
+		data, err := os.ReadFile(log)
+		must(t, err)
+		clear(data[min(60, len(data)):])
+		must(t, os.WriteFile(log, data, 0o600))
+	}
+	db = opened(t, crashed)
+	if n, err := boxTable(db).Len(); err != nil || n != 3 {
+		t.Errorf("%d records, %v; want the 3 that were acknowledged", n, err)
+	}
+	shut(t, db)
 }
