@@ -15,10 +15,9 @@ import (
 // A Session is what one principal can do. It is a boxlite.Service and holds
 // nothing: it need not be closed.
 type Session struct {
-	rt         *vmcore.Runtime
-	scope      vmcore.Scope
-	principal  string
-	localRoots []string
+	rt    *vmcore.Runtime
+	scope vmcore.Scope
+	owner vmcore.Owner
 }
 
 var _ boxlite.Service = (*Session)(nil)
@@ -29,9 +28,7 @@ func (s *Session) CreateBox(ctx context.Context, req boxlite.CreateRequest, repo
 		return boxlite.BoxInfo{}, &boxlite.Error{Op: "create box", Kind: boxlite.Config, Hint: "Use 0 for never.",
 			Err: fmt.Errorf("a time to live and an idle time are not negative")}
 	}
-	// A box made here outlives connections and this process: Survives.
-	owner := vmcore.Owner{Principal: s.principal, LocalRoots: s.localRoots, Survives: true}
-	box, err := s.rt.CreateFor(ctx, owner, req)
+	box, err := s.rt.CreateFor(ctx, s.owner, req)
 	if err != nil {
 		return boxlite.BoxInfo{}, err
 	}
@@ -270,7 +267,7 @@ func (s *Session) ListImages(context.Context) ([]boxlite.ImageInfo, error) {
 
 // PullImage implements boxlite.Images.
 func (s *Session) PullImage(ctx context.Context, ref string, report func(boxlite.Progress)) (boxlite.ImageInfo, error) {
-	return s.rt.Pull(ctx, ref, s.localRoots, report)
+	return s.rt.Pull(ctx, s.owner, ref, report)
 }
 
 // RemoveImage implements boxlite.Images. Only the operator may: the cache is

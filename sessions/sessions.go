@@ -7,7 +7,7 @@
 //
 //	m := sessions.New(rt, sessions.Options{})
 //	defer m.Close()
-//	svc := m.Open("local", false)
+//	svc, err := m.Open("local", false)
 //	info, err := svc.CreateBox(ctx, boxlite.CreateRequest{}, nil)
 //
 // Everything may be used concurrently.
@@ -61,13 +61,21 @@ func (m *Manager) Close() error {
 }
 
 // Open returns the service of a principal. The operator's sees all principals'
-// boxes, and may read images from anywhere on the host.
-func (m *Manager) Open(principal string, operator bool) *Session {
-	s := &Session{rt: m.rt, scope: vmcore.Scope{Principal: principal, All: operator}, principal: principal}
-	if operator {
-		s.localRoots = []string{"/"}
+// boxes, and may read images from anywhere on the host. registries are those of
+// the client's configuration: images may come from there, for this session.
+//
+// Errors: InvalidArgument for a registry.
+func (m *Manager) Open(principal string, operator bool, registries ...string) (*Session, error) {
+	if _, err := vmcore.ParseRegistries(registries); err != nil {
+		return nil, err
 	}
-	return s
+	// A box made here outlives connections and this process: Survives.
+	s := &Session{rt: m.rt, scope: vmcore.Scope{Principal: principal, All: operator},
+		owner: vmcore.Owner{Principal: principal, Registries: registries, Survives: true}}
+	if operator {
+		s.owner.LocalRoots = []string{"/"}
+	}
+	return s, nil
 }
 
 // Active returns how many boxes have a machine.

@@ -34,6 +34,16 @@ func open(t *testing.T, opts sessions.Options) *sessions.Manager {
 	return m
 }
 
+// session returns a principal's session, "" being the operator.
+func session(t *testing.T, m *sessions.Manager, principal string, registries ...string) *sessions.Session {
+	t.Helper()
+	s, err := m.Open(principal, principal == "", registries...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 func create(t *testing.T, s *sessions.Session, req boxlite.CreateRequest) boxlite.BoxInfo {
 	t.Helper()
 	req.NoStart = true
@@ -47,7 +57,7 @@ func create(t *testing.T, s *sessions.Session, req boxlite.CreateRequest) boxlit
 func TestForeignBoxesLookAbsent(t *testing.T) {
 	t.Parallel()
 	m := open(t, sessions.Options{})
-	alice, bob, operator := m.Open("alice", false), m.Open("bob", false), m.Open("", true)
+	alice, bob, operator := session(t, m, "alice"), session(t, m, "bob"), session(t, m, "")
 	hers := create(t, alice, boxlite.CreateRequest{Name: "work"})
 	his := create(t, bob, boxlite.CreateRequest{Name: "work"}) // the same name: each principal has its own
 
@@ -95,7 +105,7 @@ func TestForeignBoxesLookAbsent(t *testing.T) {
 
 func TestListIsPagedInTheOrderOfCreation(t *testing.T) {
 	t.Parallel()
-	s := open(t, sessions.Options{}).Open("alice", false)
+	s := session(t, open(t, sessions.Options{}), "alice")
 	var want []boxlite.BoxID
 	for i := range 7 {
 		labels := map[string]string{"odd": fmt.Sprint(i%2 == 1)}
@@ -140,7 +150,7 @@ func TestListIsPagedInTheOrderOfCreation(t *testing.T) {
 
 func TestABoxGoesWhenItsTimeToLiveIsOver(t *testing.T) {
 	t.Parallel()
-	s := open(t, sessions.Options{Every: 20 * time.Millisecond}).Open("alice", false)
+	s := session(t, open(t, sessions.Options{Every: 20 * time.Millisecond}), "alice")
 	brief := create(t, s, boxlite.CreateRequest{TTL: 1})
 	kept := create(t, s, boxlite.CreateRequest{})
 	if brief.ExpiresAt == nil || kept.ExpiresAt != nil {
@@ -162,7 +172,7 @@ func TestABoxGoesWhenItsTimeToLiveIsOver(t *testing.T) {
 
 func TestAPrincipalMayNotReadTheHostOrEmptyTheCache(t *testing.T) {
 	t.Parallel()
-	s := open(t, sessions.Options{}).Open("alice", false)
+	s := session(t, open(t, sessions.Options{}), "alice")
 	for _, ref := range []string{"dir:/etc", "oci:/tmp", "docker-archive:/etc/passwd"} {
 		if _, err := s.PullImage(t.Context(), ref, nil); boxlite.KindOf(err) != boxlite.Denied {
 			t.Errorf("PullImage(%s): %v", ref, err)
@@ -179,10 +189,25 @@ func TestAPrincipalMayNotReadTheHostOrEmptyTheCache(t *testing.T) {
 
 func TestNegativeTimesAreRefused(t *testing.T) {
 	t.Parallel()
-	s := open(t, sessions.Options{}).Open("alice", false)
+	s := session(t, open(t, sessions.Options{}), "alice")
 	for _, req := range []boxlite.CreateRequest{{TTL: -1}, {IdleTimeout: new(boxlite.Seconds(-1))}} {
 		if _, err := s.CreateBox(t.Context(), req, nil); boxlite.KindOf(err) != boxlite.Config {
 			t.Errorf("%+v: %v", req, err)
 		}
+	}
+}
+
+func TestARegistryIsAllowedForTheSessionThatNamesIt(t *testing.T) {
+	t.Parallel()
+	m := open(t, sessions.Options{})
+	alice, bob := session(t, m, "alice", "http://127.0.0.1:1"), session(t, m, "bob")
+	if _, err := alice.PullImage(t.Context(), "127.0.0.1:1/x", nil); boxlite.KindOf(err) != boxlite.Network {
+		t.Errorf("alice: %v, want that nobody answers", err)
+	}
+	if _, err := bob.PullImage(t.Context(), "127.0.0.1:1/x", nil); boxlite.KindOf(err) != boxlite.Denied {
+		t.Errorf("bob: %v", err)
+	}
+	if _, err := m.Open("carol", false, "::"); boxlite.KindOf(err) != boxlite.InvalidArgument {
+		t.Errorf("a registry that is none: %v", err)
 	}
 }

@@ -66,6 +66,10 @@ func (b *Box) Remove(ctx context.Context, force bool) error {
 	return err
 }
 
+// statusTime bounds a question to a shim: one that hangs must not hold up those
+// who ask about all boxes.
+const statusTime = 5 * time.Second
+
 // Metrics returns the box's figures.
 //
 // Errors: NotFound.
@@ -78,6 +82,8 @@ func (b *Box) Metrics(ctx context.Context) (boxlite.BoxMetrics, error) {
 	if l == nil {
 		return rec.Totals, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, statusTime)
+	defer cancel()
 	st, err := l.client.Status(ctx)
 	if err != nil {
 		return rec.Totals, nil //nolint:nilerr // it is just ending, and has no figures any more
@@ -99,6 +105,8 @@ func (b *Box) Activity(ctx context.Context) (lastUsed time.Time, running int, er
 	if l == nil {
 		return rec.LastUsed, 0, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, statusTime)
+	defer cancel()
 	st, err := l.client.Status(ctx)
 	return st.LastUsed, st.Running, err
 }

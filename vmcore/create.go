@@ -25,6 +25,7 @@ func (rt *Runtime) Create(ctx context.Context, opts boxlite.BoxOptions, name str
 type Owner struct {
 	Principal  string
 	LocalRoots []string // directories below which the box's image may be read from the host; none: not at all
+	Registries []string // where images may come from, beside the runtime's own; as ParseRegistries reads them
 	Survives   bool     // the box outlives this process, whether or not it is detached
 }
 
@@ -71,7 +72,7 @@ func newRecord(owner Owner, req boxlite.CreateRequest) (record, error) {
 		return record{}, err
 	}
 	now := time.Now().UTC()
-	rec := record{Options: opts, LocalRoots: owner.LocalRoots, Survives: owner.Survives,
+	rec := record{Options: opts, LocalRoots: owner.LocalRoots, Registries: owner.Registries, Survives: owner.Survives,
 		IdleTimeout: boxlite.Seconds(DefaultIdleTimeout / time.Second)}
 	if req.IdleTimeout != nil {
 		rec.IdleTimeout = *req.IdleTimeout

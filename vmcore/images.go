@@ -29,7 +29,7 @@ func (rt *Runtime) prepareImage(ctx context.Context, rec record, report func(box
 		ref = "dir:" + rec.Options.RootfsPath
 	}
 	report(boxlite.Progress{Phase: "resolving image"})
-	img, err := rt.images.Pull(ctx, ref, image.PullOptions{LocalRoots: rec.LocalRoots, Progress: report})
+	img, err := rt.images.Pull(ctx, ref, image.PullOptions{LocalRoots: rec.LocalRoots, Registries: parseRegistries(rec.Registries), Progress: report})
 	if err != nil {
 		return img, err
 	}
@@ -44,12 +44,13 @@ func (rt *Runtime) prepareImage(ctx context.Context, rec record, report func(box
 	return img, nil
 }
 
-// Pull brings an image into the cache. localRoots are the directories below
-// which local references may read; none: no local references.
+// Pull brings an image into the cache, from where its owner may read.
 //
 // Errors: see [image.Cache.Pull].
-func (rt *Runtime) Pull(ctx context.Context, ref string, localRoots []string, report func(boxlite.Progress)) (boxlite.ImageInfo, error) {
-	img, err := rt.images.Pull(ctx, ref, image.PullOptions{LocalRoots: localRoots, Progress: report})
+func (rt *Runtime) Pull(ctx context.Context, owner Owner, ref string, report func(boxlite.Progress)) (boxlite.ImageInfo, error) {
+	img, err := rt.images.Pull(ctx, ref, image.PullOptions{
+		LocalRoots: owner.LocalRoots, Registries: parseRegistries(owner.Registries), Progress: report,
+	})
 	if err != nil {
 		return boxlite.ImageInfo{}, err
 	}
@@ -80,21 +81,27 @@ func (rt *Runtime) RemoveImage(ref string) (boxlite.ImageInfo, error) {
 	return img.Info, err
 }
 
-// AddRegistryNames allows pulls from more registries, as [image.ParseRegistry]
-// reads them, until the runtime closes. Unqualified names are searched there.
+// parseRegistries reads registries that were checked when they came.
+func parseRegistries(names []string) []image.Registry {
+	list, _ := ParseRegistries(names)
+	return list
+}
+
+// ParseRegistries reads registries as [image.ParseRegistry] does. Unqualified
+// names are searched in all of them.
 //
 // Errors: InvalidArgument.
-func (rt *Runtime) AddRegistryNames(names []string) error {
+func ParseRegistries(names []string) ([]image.Registry, error) {
 	var list []image.Registry
 	for _, name := range names {
 		r, err := image.ParseRegistry(name)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		r.Search = true
 		list = append(list, r)
 	}
-	return rt.images.AddRegistries(list)
+	return list, nil
 }
 
 // collect deletes what no reference and no box needs any more, now and every

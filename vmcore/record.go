@@ -28,6 +28,7 @@ type record struct {
 	Machine  proc.ID `json:"machine,omitzero"`
 
 	LocalRoots []string `json:"local_roots,omitempty"` // directories below which its image may be read from the host
+	Registries []string `json:"registries,omitempty"`  // where its image may come from, beside the runtime's own
 	Survives   bool     `json:"survives,omitempty"`    // it outlives the process that holds the Runtime, though not Detach
 
 	Removing bool               `json:"removing,omitempty"` // its end is decided; whoever finds it finishes it
@@ -84,6 +85,10 @@ func noBox(ref string) error {
 func (rt *Runtime) info(rec record) boxlite.BoxInfo {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
+	return rt.infoLocked(&rec)
+}
+
+func (rt *Runtime) infoLocked(rec *record) boxlite.BoxInfo {
 	info := rec.BoxInfo
 	info.Phase = rt.phases[rec.ID]
 	if l := rt.live[rec.ID]; l != nil && l.lastUsed.After(info.LastUsed) {
@@ -235,14 +240,14 @@ func join(ids []boxlite.BoxID) string {
 // List returns the boxes in the scope in the order of their creation.
 func (rt *Runtime) List(scope Scope) []boxlite.BoxInfo {
 	rt.mu.Lock()
-	recs := make([]record, 0, len(rt.records))
+	defer rt.mu.Unlock()
+	recs := make([]*record, 0, len(rt.records)) // none changes: a new one takes its place
 	for _, rec := range rt.records {
 		if scope.sees(rec) {
-			recs = append(recs, *rec)
+			recs = append(recs, rec)
 		}
 	}
-	rt.mu.Unlock()
-	slices.SortFunc(recs, func(a, b record) int {
+	slices.SortFunc(recs, func(a, b *record) int {
 		if c := a.CreatedAt.Compare(b.CreatedAt); c != 0 {
 			return c
 		}
@@ -250,7 +255,7 @@ func (rt *Runtime) List(scope Scope) []boxlite.BoxInfo {
 	})
 	out := make([]boxlite.BoxInfo, len(recs))
 	for i, rec := range recs {
-		out[i] = rt.info(rec)
+		out[i] = rt.infoLocked(rec)
 	}
 	return out
 }

@@ -18,7 +18,6 @@ import (
 	"github.com/boxlite-mcp/boxlite-mcp/internal/daemon"
 	"github.com/boxlite-mcp/boxlite-mcp/internal/rpc"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore"
-	"github.com/boxlite-mcp/boxlite-mcp/vmcore/image"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/shim"
 )
 
@@ -57,31 +56,14 @@ func ownHome(ctx context.Context, c cli.Config, app *cli.App) error {
 	if err := cli.ClaimHome(c.Home); err != nil {
 		return err
 	}
-	registries, err := parseRegistries(c.Registries)
-	if err != nil {
-		return err
-	}
 	return daemon.Run(ctx, daemon.Options{
-		Home: c.Home, Programs: programs(app), Registries: registries,
+		Home: c.Home, Programs: programs(app),
 		Version: cli.Version().String(), Log: c.Log(app.Stderr),
 	})
 }
 
 // programs are this executable and those beside it.
 func programs(app *cli.App) vmcore.Programs { return vmcore.Programs{Helper: app.Executable} }
-
-func parseRegistries(names []string) ([]image.Registry, error) {
-	var list []image.Registry
-	for _, name := range names {
-		r, err := image.ParseRegistry(name)
-		if err != nil {
-			return nil, err
-		}
-		r.Search = true
-		list = append(list, r)
-	}
-	return list, nil
-}
 
 // startDaemon starts a daemon that outlives this process. Its environment is
 // clean: what is in ours is nobody's business there.
@@ -92,9 +74,6 @@ func startDaemon(executable string, c cli.Config) (<-chan error, error) {
 	}
 	defer log.Close()
 	args := []string{"daemon", "--home", c.Home, "--log-level", "info"}
-	for _, r := range c.Registries {
-		args = append(args, "--registry", r)
-	}
 	cmd := exec.Command(executable, args...) //nolint:noctx // it outlives us
 	cmd.Dir, cmd.Stderr = "/", log
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + filepath.Dir(c.Home), reportVar + "=3"}

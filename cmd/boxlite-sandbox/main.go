@@ -26,6 +26,10 @@ func main() {
 		fmt.Println(gvisorVersion())
 		return
 	}
+	if dynamic {
+		fmt.Fprintln(os.Stderr, "boxlite-sandbox: built with cgo, which does not work in a sandbox; build it with CGO_ENABLED=0, as make build does")
+		os.Exit(1)
+	}
 	if err := followLifeline(); err != nil {
 		fmt.Fprintln(os.Stderr, "boxlite-sandbox:", err)
 		os.Exit(1)

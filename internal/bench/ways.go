@@ -69,7 +69,7 @@ func openAPI(ctx context.Context, s *setting) (*apiWay, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := rt.Pull(ctx, s.image, nil, nil); err != nil {
+	if _, err := rt.Pull(ctx, vmcore.Owner{}, s.image, nil); err != nil {
 		return nil, errors.Join(err, rt.Close())
 	}
 	return &apiWay{rt, s.image}, nil

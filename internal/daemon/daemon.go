@@ -76,11 +76,10 @@ func Run(ctx context.Context, opts Options) (err error) {
 // serve answers clients until ctx ends; leave ends it.
 func serve(ctx context.Context, leave func(), opts Options, rt *vmcore.Runtime, manager *sessions.Manager) error {
 	srv := rpc.NewServer(rpc.ServerOptions{
-		Open: func(principal string, operator bool) (boxlite.Service, error) {
-			return manager.Open(principal, operator), nil
+		Open: func(principal string, operator bool, registries []string) (boxlite.Service, error) {
+			return manager.Open(principal, operator, registries...)
 		},
-		AddRegistries: rt.AddRegistryNames,
-		Version:       opts.Version, Home: opts.Home, Log: opts.Log,
+		Version: opts.Version, Home: opts.Home, Log: opts.Log,
 		Details: func(ctx context.Context) (json.RawMessage, error) {
 			return json.Marshal(Details{ActiveBoxes: manager.Active(), Metrics: rt.Metrics(ctx)})
 		},

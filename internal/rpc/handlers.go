@@ -36,12 +36,9 @@ func (h *handlers) Hello(ctx context.Context, req *rpcpb.HelloRequest) (*rpcpb.H
 	if !id.operator && id.principal == "" {
 		return nil, boxlite.Errorf(boxlite.InvalidArgument, "say hello", "", "neither a principal nor the operator")
 	}
-	if err := h.addRegistries(req.Registries); err != nil {
-		return nil, err
-	}
 	id.err = checkProtocol(Protocol, MinProtocol, req.Protocol, req.MinProtocol, req.Version)
 	if id.err == nil {
-		svc, err := h.opts.Open(id.principal, id.operator)
+		svc, err := h.opts.Open(id.principal, id.operator, texts(req.Registries))
 		if err != nil {
 			return nil, err
 		}
@@ -57,15 +54,12 @@ func (h *handlers) Hello(ctx context.Context, req *rpcpb.HelloRequest) (*rpcpb.H
 		Pid: int64(h.self.PID), Start: h.self.Start, Boot: h.self.Boot}, nil
 }
 
-func (h *handlers) addRegistries(names [][]byte) error {
-	if len(names) == 0 || h.opts.AddRegistries == nil {
-		return nil
+func texts(list [][]byte) []string {
+	var out []string
+	for _, b := range list {
+		out = append(out, string(b))
 	}
-	list := make([]string, len(names))
-	for i, name := range names {
-		list[i] = string(name)
-	}
-	return h.opts.AddRegistries(list)
+	return out
 }
 
 // Status describes the daemon.

@@ -45,8 +45,8 @@ func start(t testing.TB, svc boxlite.Service) (home string) {
 	return home
 }
 
-func always(svc boxlite.Service) func(string, bool) (boxlite.Service, error) {
-	return func(string, bool) (boxlite.Service, error) { return svc, nil }
+func always(svc boxlite.Service) func(string, bool, []string) (boxlite.Service, error) {
+	return func(string, bool, []string) (boxlite.Service, error) { return svc, nil }
 }
 
 // serve serves at home until the test ends.
@@ -234,7 +234,7 @@ func TestEveryCallIsTheSameOnBothEnds(t *testing.T) {
 
 func TestTenClientsAtOnceSeeTheirOwn(t *testing.T) {
 	home := t.TempDir()
-	srv := serve(t, home, rpc.ServerOptions{Open: func(principal string, _ bool) (boxlite.Service, error) {
+	srv := serve(t, home, rpc.ServerOptions{Open: func(principal string, _ bool, _ []string) (boxlite.Service, error) {
 		return named{memory{}, principal}, nil
 	}})
 	var wg sync.WaitGroup
@@ -386,7 +386,7 @@ func TestAPanicEndsItsCallOnly(t *testing.T) {
 
 func TestOpenDecidesWhoMayConnect(t *testing.T) {
 	home := t.TempDir()
-	serve(t, home, rpc.ServerOptions{Open: func(string, bool) (boxlite.Service, error) {
+	serve(t, home, rpc.ServerOptions{Open: func(string, bool, []string) (boxlite.Service, error) {
 		return nil, boxlite.Errorf(boxlite.Denied, "connect", "", "no such principal")
 	}})
 	for _, opts := range []rpc.Options{{Principal: "p"}, {Operator: true}} {
@@ -676,12 +676,12 @@ func TestMessagesFromStrangeClientsAreRefused(t *testing.T) {
 func TestRegistriesComeWithEveryHello(t *testing.T) {
 	home := t.TempDir()
 	var got []string
-	opts := rpc.ServerOptions{Open: always(memory{}), AddRegistries: func(names []string) error {
-		got = append(got, names...)
-		if names[0] == "bad" {
-			return boxlite.Errorf(boxlite.Config, "add registry", names[0], "no such form")
+	opts := rpc.ServerOptions{Open: func(_ string, _ bool, registries []string) (boxlite.Service, error) {
+		got = append(got, registries...)
+		if len(registries) > 0 && registries[0] == "bad" {
+			return nil, boxlite.Errorf(boxlite.Config, "add registry", registries[0], "no such form")
 		}
-		return nil
+		return memory{}, nil
 	}}
 	serve(t, home, opts)
 	dial(t, home, rpc.Options{})

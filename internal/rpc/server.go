@@ -27,12 +27,9 @@ import (
 // ServerOptions say what a [Server] serves. Open is required.
 type ServerOptions struct {
 	// Open returns the Service for one connection: that of the principal, or
-	// the operator's, who sees all and whose principal may be empty.
-	Open func(principal string, operator bool) (boxlite.Service, error)
-
-	// AddRegistries allows the image registries of a client's configuration.
-	// nil: they are ignored.
-	AddRegistries func(names []string) error
+	// the operator's, who sees all and whose principal may be empty. registries
+	// are those of the client's configuration.
+	Open func(principal string, operator bool, registries []string) (boxlite.Service, error)
 
 	Version string // of this program
 	Home    string // for Status

@@ -237,7 +237,7 @@ func (c *Cache) Lookup(ref string) (Image, error) {
 	}
 	names := []Reference{r}
 	if !r.IsLocal() && r.Registry == "" {
-		if names, err = c.allowed().candidates(r); err != nil {
+		if names, err = c.registries.candidates(r); err != nil {
 			return Image{}, err
 		}
 	}

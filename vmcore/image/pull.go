@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -22,6 +23,9 @@ type PullOptions struct {
 	// LocalRoots are the directories below which local references may read.
 	// None: no local references. "/" allows all.
 	LocalRoots []string
+	// Registries are allowed for this call, beside the cache's own. With any,
+	// a cache that was opened without does not fall back to docker.io.
+	Registries []Registry
 	// Progress is called now and then, by one goroutine at a time, until Pull
 	// returns. It must not block. nil: nobody watches.
 	Progress func(boxlite.Progress)
@@ -50,14 +54,18 @@ func (c *Cache) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 		}
 		return img, c.fault("read image", r.String(), err)
 	}
-	candidates, err := c.allowed().candidates(r)
+	allowed, err := c.allowed(o.Registries)
+	if err != nil {
+		return Image{}, err
+	}
+	candidates, err := allowed.candidates(r)
 	if err != nil {
 		return Image{}, err
 	}
 	var failures []error
 	for _, r := range candidates {
 		img, err := c.share(ctx, r.String(), o.Progress, func(ctx context.Context, report func(boxlite.Progress)) (Image, error) {
-			return c.pullFrom(ctx, r, report)
+			return c.pullFrom(ctx, r, allowed, report)
 		})
 		if err == nil {
 			return img, nil
@@ -82,7 +90,7 @@ func all(r Reference, failures []error) error {
 }
 
 // pullFrom pulls a qualified reference.
-func (c *Cache) pullFrom(ctx context.Context, r Reference, report func(boxlite.Progress)) (Image, error) {
+func (c *Cache) pullFrom(ctx context.Context, r Reference, allowed registries, report func(boxlite.Progress)) (Image, error) {
 	have, cached := c.cachedRef(r)
 	if cached && (r.Digest != "" || c.opts.Offline) {
 		img, _ := c.cached(r)
@@ -91,7 +99,7 @@ func (c *Cache) pullFrom(ctx context.Context, r Reference, report func(boxlite.P
 	if c.opts.Offline {
 		return Image{}, &boxlite.Error{Kind: boxlite.NotFound, Hint: "Pull it while online.", Err: errors.New("the image is not in the cache, and the network is off")}
 	}
-	e, err := c.allowed().find(r)
+	e, err := allowed.find(r)
 	if err != nil {
 		return Image{}, err
 	}
@@ -116,6 +124,20 @@ func (c *Cache) cachedRef(r Reference) (refRecord, bool) {
 	defer c.mu.Unlock()
 	ref, ok := c.refs[r.String()]
 	return ref, ok
+}
+
+// allowed returns the registries of one call: the cache's and more.
+//
+// Errors: InvalidArgument.
+func (c *Cache) allowed(more []Registry) (registries, error) {
+	if len(more) == 0 {
+		return c.registries, nil
+	}
+	all, err := parseRegistries(more)
+	if err != nil || len(c.opts.Registries) == 0 {
+		return all, err
+	}
+	return append(slices.Clip(c.registries), all...), nil
 }
 
 // client returns the client for an entry of the configuration.

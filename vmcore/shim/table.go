@@ -16,7 +16,7 @@ import (
 const (
 	maxRunning  = 1000    // at once
 	maxFinished = 200     // remembered; the oldest go first
-	maxOutput   = 4 << 30 // bytes on disk of finished ones, the newest excepted
+	maxOutput   = 4 << 30 // bytes of output on disk, of all of them
 )
 
 // An execution is a command that was started in this life of the box, or the
@@ -34,7 +34,8 @@ type execution struct {
 
 // A table holds the executions of a box in the order of their start.
 type table struct {
-	dir string
+	dir    string
+	limits spool.Limits
 
 	mu    sync.Mutex
 	byID  map[boxlite.ExecutionID]*execution // guarded by mu
@@ -44,7 +45,7 @@ type table struct {
 }
 
 func newTable(dir string) *table {
-	return &table{dir: dir, byID: map[boxlite.ExecutionID]*execution{}}
+	return &table{dir: dir, limits: spool.Limits{Pool: &spool.Pool{Limit: maxOutput}}, byID: map[boxlite.ExecutionID]*execution{}}
 }
 
 // load reads the executions of earlier lives.
@@ -52,7 +53,7 @@ func (t *table) load() error {
 	if err := os.MkdirAll(t.dir, 0o700); err != nil {
 		return err
 	}
-	earlier, err := spool.Load(t.dir, spool.Limits{})
+	earlier, err := spool.Load(t.dir, t.limits)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, e := range earlier {
@@ -80,7 +81,7 @@ func (t *table) reserve(info boxlite.ExecInfo) (e *execution, existing bool, err
 			Hint: "End some of them, or use another box."}
 	}
 	t.evict()
-	sp, err := spool.New(t.dir, info, spool.Limits{})
+	sp, err := spool.New(t.dir, info, t.limits)
 	if err != nil {
 		return nil, false, err
 	}

@@ -191,7 +191,10 @@ func (e *Execution) Close() error { return errors.Join(e.Stdout.Close(), e.Stder
 
 // Remove deletes the execution's files.
 func (e *Execution) Remove() error {
-	return errors.Join(e.Close(), os.RemoveAll(e.dir))
+	err := errors.Join(e.Close(), os.RemoveAll(e.dir))
+	e.Stdout.forget()
+	e.Stderr.forget()
+	return err
 }
 
 // Load reads the executions below dir, oldest first. One that never finished,
@@ -311,6 +314,7 @@ func loadStream(dir, name string, limits Limits, end int64) (*Stream, error) {
 		}
 		s.segments = append(s.segments, &segment{start: start, size: st.Size(), file: f, path: p})
 		s.onDisk += st.Size()
+		limits.Pool.add(st.Size())
 		s.end = max(s.end, start+st.Size())
 	}
 	return s, nil

@@ -23,6 +23,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 )
@@ -32,7 +33,24 @@ type Limits struct {
 	Memory  int   // bytes kept in memory, from the start of the stream; 0: 64 KiB
 	Disk    int64 // bytes kept on disk, of the newest; 0: 2 GiB
 	Segment int64 // bytes of one file; 0: 16 MiB
+	Pool    *Pool // shared with other streams; nil: none
 }
+
+// A Pool bounds what several streams keep on disk together. A stream that would
+// go past it gives up its own oldest bytes. It may be used concurrently.
+type Pool struct {
+	Limit int64 // bytes
+	used  atomic.Int64
+}
+
+func (p *Pool) add(n int64) {
+	if p != nil {
+		p.used.Add(n)
+	}
+}
+
+// full reports whether nothing more fits.
+func (p *Pool) full() bool { return p != nil && p.used.Load() >= p.Limit }
 
 func (l Limits) withDefaults() Limits {
 	if l.Memory == 0 {
@@ -98,13 +116,18 @@ func (s *Stream) Write(p []byte) (int, error) {
 // has been dealt with.
 func (s *Stream) writeSegment(p []byte) int {
 	written := 0
-	seg, err := s.segmentWithRoom()
 	take := int64(len(p))
+	var seg *segment
+	err := s.makeRoom()
+	if err == nil {
+		seg, err = s.segmentWithRoom()
+	}
 	if err == nil {
 		take = min(take, s.limits.Segment-seg.size)
 		written, err = seg.file.WriteAt(p[:take], seg.size)
 		seg.size += int64(written)
 		s.onDisk += int64(written)
+		s.limits.Pool.add(int64(written))
 		s.end += int64(written)
 		if err == nil {
 			s.trim()
@@ -118,6 +141,19 @@ func (s *Stream) writeSegment(p []byte) int {
 	s.lost += lost
 	s.end += lost
 	return int(take)
+}
+
+// errFull is what a full pool is to a stream that has nothing to give up.
+var errFull = errors.New("the box's output is at its limit")
+
+// makeRoom gives up the oldest files while the pool is full.
+func (s *Stream) makeRoom() error {
+	for s.limits.Pool.full() {
+		if !s.dropOldest() {
+			return errFull
+		}
+	}
+	return nil
 }
 
 func (s *Stream) segmentWithRoom() (*segment, error) {
@@ -155,6 +191,7 @@ func (s *Stream) dropOldest() bool {
 	old := s.segments[0]
 	s.segments = s.segments[1:]
 	s.onDisk -= old.size
+	s.limits.Pool.add(-old.size)
 	s.lost += old.size
 	old.file.Close()
 	os.Remove(old.path)
@@ -279,6 +316,7 @@ func (s *Stream) save() error {
 	}
 	seg.size = int64(len(s.head))
 	s.onDisk += seg.size
+	s.limits.Pool.add(seg.size)
 	s.segments, s.head = append([]*segment{seg}, s.segments...), nil
 	return nil
 }
@@ -294,4 +332,12 @@ func (s *Stream) Close() error {
 	s.segments, s.eof = nil, true
 	s.wake()
 	return errors.Join(errs...)
+}
+
+// forget gives the stream's room back to the pool, once its files are deleted.
+func (s *Stream) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.limits.Pool.add(-s.onDisk)
+	s.onDisk = 0
 }

@@ -317,3 +317,27 @@ func TestOnlyTheOwnerDeletesAndOnlyWhatIsNoExecution(t *testing.T) {
 		t.Error("what cannot be opened now is deleted:", err)
 	}
 }
+
+func TestStreamsShareAPool(t *testing.T) {
+	pool := &spool.Pool{Limit: 1000}
+	limits := spool.Limits{Memory: 1, Segment: 100, Pool: pool}
+	one, two := newExecution(t, t.TempDir(), limits), newExecution(t, t.TempDir(), limits)
+	one.Stdout.Write(pattern(0, 5000))
+	two.Stdout.Write(pattern(0, 5000)) // has nothing to give up
+	if n := one.Size() + two.Size(); n > 1100 {
+		t.Errorf("%d bytes on disk, the pool has 1000", n)
+	}
+	for _, e := range []*spool.Execution{one, two} {
+		data, dropped := readAll(t, e.Stdout, 0, 64)
+		if end, _ := e.Stdout.End(); end != 5000 || int64(len(data))+dropped != end {
+			t.Errorf("end %d, %d read, %d dropped", end, len(data), dropped)
+		}
+	}
+	if err := one.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	two.Stdout.Write(pattern(5000, 300))
+	if data, _ := readAll(t, two.Stdout, 5000, 64); !bytes.Equal(data, pattern(5000, 300)) {
+		t.Errorf("after the other is gone %d of 300 bytes are kept", len(data))
+	}
+}
