@@ -81,8 +81,8 @@ func TestNoFileNamesAPlaceOutside(t *testing.T) {
 	}
 	for path, text := range repoTexts(t) {
 		for _, word := range forbidden {
-			if i := bytes.Index(text, []byte(word)); i >= 0 {
-				t.Errorf("%s:%d: names %s", path, 1+bytes.Count(text[:i], []byte("\n")), word)
+			if before, _, found := bytes.Cut(text, []byte(word)); found {
+				t.Errorf("%s:%d: names %s", path, 1+bytes.Count(before, []byte("\n")), word)
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // An Invariant says what is wrong with the database, nil if nothing is. It
@@ -27,7 +28,7 @@ func (db *DB) AddInvariant(name string, fn Invariant) {
 // tests call it after every step, a doctor once.
 func (db *DB) Check() error {
 	db.checkMu.Lock()
-	checks := db.checks[:len(db.checks):len(db.checks)]
+	checks := slices.Clip(db.checks)
 	db.checkMu.Unlock()
 	return db.View(func(tx *Tx) error {
 		var bad problems

@@ -169,7 +169,7 @@ func TestDamageIsNoticed(t *testing.T) {
 // hundreds of times need not reach a disk.
 func scratch(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "store-test-")
+	dir, err := os.MkdirTemp("/dev/shm", "store-test-") //nolint:usetesting // in memory, where there is such a place
 	if err != nil {
 		return t.TempDir()
 	}

@@ -134,7 +134,7 @@ func TestUpdateThatFailsChangesNothing(t *testing.T) {
 	boxes := boxTable(db)
 	must(t, boxes.Insert(t.Context(), "a", box{N: 1}))
 	boom := errors.New("boom")
-	if _, err := boxes.Update(t.Context(), "a", func(b box) (box, error) { b.N = 9; return b, boom }); err != boom {
+	if _, err := boxes.Update(t.Context(), "a", func(b box) (box, error) { b.N = 9; return b, boom }); !errors.Is(err, boom) {
 		t.Errorf("got %v, want fn's error as it is", err)
 	}
 	err := db.Update(t.Context(), func(tx *store.Tx) error {
@@ -142,7 +142,7 @@ func TestUpdateThatFailsChangesNothing(t *testing.T) {
 		must(t, boxes.In(tx).Insert("b", box{}))
 		return boom
 	})
-	if err != boom {
+	if !errors.Is(err, boom) {
 		t.Errorf("got %v, want fn's error as it is", err)
 	}
 	if got := keys(t, boxes, ""); !slices.Equal(got, []string{"a"}) {

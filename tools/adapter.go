@@ -122,7 +122,7 @@ func progressSender(ctx context.Context, meta *mcp.Meta) (send sendProgress, set
 	}
 	settle = func() {
 		if sent.Load() {
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(5 * time.Millisecond) //nolint:forbidigo // what mcp-go has in hand cannot be waited for
 		}
 	}
 	return send, settle

@@ -132,7 +132,7 @@ func splitObject(raw json.RawMessage) ([]member, error) {
 		return nil, errors.New("the arguments are not valid JSON")
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.Token() // {
+	_, _ = dec.Token() // {
 	var members []member
 	const most = 1000 // of any object: more is an attack, and each is searched for
 	for dec.More() {
@@ -302,7 +302,7 @@ func toStrings(raw json.RawMessage) ([]string, error) {
 		return nil, bad
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.Token() // [
+	_, _ = dec.Token() // [
 	list := []string{}
 	for dec.More() {
 		var item json.RawMessage

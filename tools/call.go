@@ -85,7 +85,7 @@ func (s *Server) attempt(ctx context.Context, t *tool, raw json.RawMessage, p *p
 
 // chain returns the cause that a fault stands for, which the log wants.
 func chain(err error) error {
-	if f, ok := err.(*fault); ok && f.cause != nil {
+	if f, ok := err.(*fault); ok && f.cause != nil { //nolint:errorlint // the outermost only
 		return f.cause
 	}
 	return err

@@ -162,13 +162,13 @@ func (c *conn) readAll(ctx context.Context, in io.Reader) error {
 	for {
 		line, scan, err := readLine(r)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // told to end, which is no failure
 		}
 		if line = bytes.TrimSpace(line); len(line) > 0 || scan.values > 0 {
 			c.line(ctx, line, scan)
 		}
 		switch {
-		case err == io.EOF, errors.Is(err, os.ErrClosed), errors.Is(err, io.ErrClosedPipe):
+		case errors.Is(err, io.EOF), errors.Is(err, os.ErrClosed), errors.Is(err, io.ErrClosedPipe):
 			return nil
 		case err != nil:
 			return err

@@ -86,7 +86,7 @@ func (b *Box) Metrics(ctx context.Context) (boxlite.BoxMetrics, error) {
 	defer cancel()
 	st, err := l.client.Status(ctx)
 	if err != nil {
-		return rec.Totals, nil //nolint:nilerr // it is just ending, and has no figures any more
+		return rec.Totals, nil // it is just ending, and has no figures any more
 	}
 	st.Metrics.Stages = rec.Totals.Stages
 	return st.Metrics, nil

@@ -189,7 +189,7 @@ func (rt *Runtime) destroy(ctx context.Context, id boxlite.BoxID) error {
 		bound, cancel := context.WithTimeout(ctx, 10*time.Second)
 		_ = l.client.Discard(bound) // if it cannot, it is killed below
 		cancel()
-		l.close()
+		_ = l.close()
 	}
 	rt.endProcesses(rec.Shim, rec.Machine)
 

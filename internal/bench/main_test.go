@@ -122,7 +122,7 @@ var errPrint = errors.New("no")
 
 func TestRate(t *testing.T) {
 	var s series
-	if err := s.rate(1, func(int64) error { return errPrint }); err != errPrint || len(s) != 0 {
+	if err := s.rate(1, func(int64) error { return errPrint }); !errors.Is(err, errPrint) || len(s) != 0 {
 		t.Errorf("%v %v", err, s)
 	}
 }

@@ -32,7 +32,7 @@ type mcpWay struct {
 // makes sure that its daemon is there and has the image.
 func openMCP(ctx context.Context, s *setting, home string) (*mcpWay, error) {
 	w := &mcpWay{home: filepath.Join(s.dir, home), image: s.image}
-	cmd := exec.Command(s.server, "serve", "--home", w.home, "--registry", s.registry.URL(), "--log-level", "error")
+	cmd := exec.Command(s.server, "serve", "--home", w.home, "--registry", s.registry.URL(), "--log-level", "error") //nolint:noctx // closed by its client
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir}
 	cmd.Stderr = &w.stderr
 	client := mcp.NewClient(&mcp.Implementation{Name: "bench", Version: "1"}, nil)

@@ -55,7 +55,7 @@ func BenchmarkImport(b *testing.B) {
 }
 
 func importOurs(b *testing.B, host, ref string) (time.Duration, int64) {
-	dir, err := os.MkdirTemp(b.TempDir(), "ours-")
+	dir, err := os.MkdirTemp(b.TempDir(), "ours-") //nolint:usetesting // one for each run
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func importOurs(b *testing.B, host, ref string) (time.Duration, int64) {
 }
 
 func importTheirs(b *testing.B, ref string) time.Duration {
-	dir, err := os.MkdirTemp(b.TempDir(), "theirs-")
+	dir, err := os.MkdirTemp(b.TempDir(), "theirs-") //nolint:usetesting // one for each run
 	if err != nil {
 		b.Fatal(err)
 	}

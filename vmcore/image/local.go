@@ -112,7 +112,7 @@ func fileDigest(ctx context.Context, path string) (string, error) {
 	for {
 		n, err := f.Read(buf)
 		sum.Write(buf[:n])
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
 		}
 		if err = errors.Join(err, ctx.Err()); err != nil {

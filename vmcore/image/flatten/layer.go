@@ -55,7 +55,7 @@ func (b *Builder) AddLayer(ctx context.Context, r io.Reader) error {
 
 // A meter counts what is read against the limit, and ends with its context.
 type meter struct {
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // of one build
 	r   io.Reader
 	b   *Builder
 	n   int64 // bytes read

@@ -205,8 +205,8 @@ var fileTypes = map[uint16]uint8{
 func (m *metadata) writeBulk(w *bufio.Writer) {
 	for _, n := range m.inodes {
 		if n.bulk > 0 {
-			w.Write(n.data()[:n.bulk])
-			w.Write(zeros[:roundUp(n.bulk, blockSize)-n.bulk])
+			_, _ = w.Write(n.data()[:n.bulk])
+			_, _ = w.Write(zeros[:roundUp(n.bulk, blockSize)-n.bulk])
 		}
 	}
 }
@@ -215,7 +215,7 @@ func (m *metadata) writeBulk(w *bufio.Writer) {
 func (m *metadata) writeInodes(w *bufio.Writer) {
 	at := int64(0)
 	write := func(p []byte) {
-		w.Write(p)
+		_, _ = w.Write(p)
 		at += int64(len(p))
 	}
 	for _, n := range m.inodes {

@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -282,9 +283,7 @@ func (c *Client) send(ctx context.Context, method, target string, h http.Header,
 		cancel(err)
 		return nil, err
 	}
-	for k, v := range h {
-		r.Header[k] = v
-	}
+	maps.Copy(r.Header, h)
 	r.Header.Set("User-Agent", c.opts.Agent)
 	if authorization != "" {
 		r.Header.Set("Authorization", authorization)
