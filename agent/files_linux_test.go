@@ -169,6 +169,13 @@ func TestWhatIsNoFileDoesNotHang(t *testing.T) {
 	}
 	_, err := r.WriteFile(ctx, "/none/f", strings.NewReader("x"), agent.WriteOptions{})
 	wantKind(t, err, boxlite.NotFound)
+	r.run(t, "ln -s nowhere /tmp/dangling")
+	_, err = r.WriteFile(ctx, "/tmp/dangling/f", strings.NewReader("x"), agent.WriteOptions{CreateParents: true})
+	wantKind(t, err, boxlite.AlreadyExists)
+	_, err = r.WriteFile(ctx, "/tmp/dangling/f", strings.NewReader("x"), agent.WriteOptions{})
+	wantKind(t, err, boxlite.NotFound)
+	_, err = r.WriteFile(ctx, "/tmp/"+strings.Repeat("x", 300), strings.NewReader("x"), agent.WriteOptions{})
+	wantKind(t, err, boxlite.InvalidArgument)
 	for _, name := range []string{"", "tmp/f", "/" + strings.Repeat("x", 5000), "/a\x00b"} {
 		_, err := r.ReadFile(ctx, name, agent.ReadOptions{}, io.Discard)
 		wantKind(t, err, boxlite.InvalidArgument)

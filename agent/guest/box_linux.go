@@ -51,7 +51,13 @@ func newBox(opts Options) (*box, error) {
 		if err := clearInheritable(); err != nil {
 			return err
 		}
-		return boundCapabilities(boxCapabilities)
+		if err := boundCapabilities(boxCapabilities); err != nil {
+			return err
+		}
+		if err := filterCalls(b.trees.root < 0); err != nil && opts.Log != nil { // a kernel without them: the rest holds
+			opts.Log.Warn("commands may mount and make user namespaces", "error", err)
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, err

@@ -47,6 +47,23 @@ var fileKinds = []struct {
 	{unix.EISDIR, boxlite.InvalidArgument, "Name a file, not a directory."},
 	{unix.ELOOP, boxlite.InvalidArgument, "Its symbolic links lead in a circle."},
 	{unix.ENAMETOOLONG, boxlite.InvalidArgument, "Use shorter names."},
+	{unix.EEXIST, boxlite.AlreadyExists, "Something of that name is there, or a symbolic link in the path leads nowhere: list the directory."},
+	{unix.ENOTEMPTY, boxlite.AlreadyExists, "The directory is not empty: list it."},
+	{unix.EINVAL, boxlite.InvalidArgument, "The file or its file system cannot do that: choose another path."},
+	{unix.EXDEV, boxlite.InvalidArgument, "The path crosses file systems: choose another."},
+	{unix.EOPNOTSUPP, boxlite.InvalidArgument, "The file or its file system cannot do that: choose another path."},
+	{unix.ENXIO, boxlite.InvalidArgument, "Name a regular file."},
+	{unix.ENODEV, boxlite.InvalidArgument, "Name a regular file."},
+	{unix.ESPIPE, boxlite.InvalidArgument, "Name a regular file."},
+	{unix.EFBIG, boxlite.Exhausted, "Write less: a file cannot be that large."},
+	{unix.EMFILE, boxlite.Exhausted, "Try again when other work in the box has ended."},
+	{unix.ENFILE, boxlite.Exhausted, "Try again when other work in the box has ended."},
+	{unix.ENOMEM, boxlite.Exhausted, "End something that runs in the box, or give the box more."},
+	{unix.EMLINK, boxlite.Exhausted, "Choose another directory: this one cannot hold more."},
+	{unix.EBUSY, boxlite.InvalidState, "The file is in use: end what uses it, or choose another path."},
+	{unix.ETXTBSY, boxlite.InvalidState, "The program is running: end it first."},
+	{unix.ESTALE, boxlite.InvalidState, "The file was replaced meanwhile: try again."},
+	{unix.EIO, boxlite.InvalidState, "The box's disk fails: try again, or make a new box."},
 	{errNotRegular, boxlite.InvalidArgument, "Name a regular file."},
 }
 
@@ -61,7 +78,11 @@ func fileError(op, name string, err error) error {
 			return &boxlite.Error{Op: op, Kind: k.kind, Ref: name, Hint: k.hint, Err: bare(err)}
 		}
 	}
-	return &boxlite.Error{Op: op, Kind: boxlite.KindOf(err), Ref: name, Err: err}
+	kind := boxlite.KindOf(err)
+	if _, ok := errors.AsType[unix.Errno](err); ok { // the box answers: the host must not take it for broken
+		kind = boxlite.InvalidState
+	}
+	return &boxlite.Error{Op: op, Kind: kind, Ref: name, Err: bare(err)}
 }
 
 // ReadFile sends a regular file.
