@@ -189,7 +189,7 @@ func readLine(r *bufio.Reader) (line []byte, scan *scanner, err error) {
 		} else {
 			line = nil
 		}
-		if err != bufio.ErrBufferFull {
+		if !errors.Is(err, bufio.ErrBufferFull) {
 			return line, scan, err
 		}
 	}

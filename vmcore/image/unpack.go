@@ -221,7 +221,7 @@ func (s *stream) copyFrom(ctx context.Context, r io.Reader, in *counted) error {
 		switch {
 		case in.err != nil:
 			return in.err
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
 			return compressionError(err)

@@ -145,8 +145,8 @@ func tell(w io.WriteCloser, r Ready) error {
 	if err != nil {
 		return err
 	}
-	w.Write(append(line, '\n'))
-	w.Close()
+	_, _ = w.Write(append(line, '\n'))
+	_ = w.Close()
 	return nil
 }
 
