@@ -191,7 +191,7 @@ func (s *server) notUp(err error) error {
 	s.machine.Kill()
 	<-s.machine.Done()
 	e := &boxlite.Error{Op: "start box", Kind: boxlite.Engine, Err: err,
-		Hint: "Read the box's log: boxlite-mcp logs --console " + string(s.cfg.Box) + "."}
+		Hint: "Try once more; if it fails again, see with boxlite-mcp doctor what this host lacks."}
 	exit := s.machine.Exit()
 	if alreadyGone {
 		e.Err = fmt.Errorf("the machine ended while it started: %s", exit.Reason)
