@@ -14,7 +14,9 @@ import (
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/agent/agentpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 )
 
 // Options are how a [Client] introduces itself.
@@ -151,6 +153,9 @@ func (c *Client) hello(ctx context.Context, opts Options) error {
 }
 
 func (c *Client) helloError(ctx context.Context, err error) error {
+	if at, ok := ctx.Deadline(); ok && status.Code(err) == codes.DeadlineExceeded && time.Until(at) < time.Second {
+		<-ctx.Done() // the guest's clock was first; whose deadline it is, ours tells
+	}
 	if errors.Is(context.Cause(ctx), errNoHello) {
 		return &boxlite.Error{Op: "greet agent", Kind: boxlite.Portal, Hint: "Look at the box's console log.", Err: errNoHello}
 	}
