@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/boxlite-mcp/boxlite-mcp/internal/testimage"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore"
@@ -74,6 +75,15 @@ func (s *setting) registries() []image.Registry {
 
 // ways returns the ways to use boxes, the bare engine first.
 func (s *setting) ways() []way { return []way{s.bare, s.api, s.mcp} }
+
+// turn returns the ways in the order of turn i: each follows each other.
+func (s *setting) turn(i int) []way {
+	ways := s.ways()
+	if i%2 == 1 {
+		slices.Reverse(ways)
+	}
+	return slices.Concat(ways[i%3:], ways[:i%3])
+}
 
 // times returns how often to do something: n, or once to see whether it can be
 // done.
