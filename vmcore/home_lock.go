@@ -36,3 +36,16 @@ func lockHome(home string) (*os.File, error) {
 	fmt.Fprintln(f, os.Getpid())
 	return f, nil
 }
+
+// Marker is the file that says that a directory is a home of this program, and
+// not another's of the same name.
+const Marker = ".boxlite-mcp-home"
+
+// mark makes sure that the home has its marker.
+func mark(home string) error {
+	f, err := os.OpenFile(filepath.Join(home, Marker), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return storage("mark home", home, err)
+	}
+	return f.Close()
+}

@@ -19,6 +19,7 @@
 // # On disk
 //
 //	home/lock          held by the Runtime while it is open
+//	home/.boxlite-mcp-home  says whose directory it is
 //	home/db/           Badger, package store: tables "box" and "total"
 //	home/images/       package image
 //	home/engines.json  what the engines reported of this host
@@ -128,6 +129,9 @@ func open(opts Options) (_ *Runtime, err error) {
 		}
 	}
 	if rt.lock, err = lockHome(opts.Home); err != nil {
+		return nil, err
+	}
+	if err := mark(opts.Home); err != nil {
 		return nil, err
 	}
 	if rt.db, err = store.Open(rt.path("db"), store.Options{Log: opts.Log}); err != nil {

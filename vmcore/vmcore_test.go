@@ -226,6 +226,9 @@ func TestAnotherRuntimeCannotOpenTheHome(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.open(t)
+	if _, err := os.Stat(w.opts.Home + "/.boxlite-mcp-home"); err != nil {
+		t.Error("the home has no marker, so that the command line would not use it:", err)
+	}
 	_, err := vmcore.Open(t.Context(), w.opts)
 	if boxlite.KindOf(err) != boxlite.InvalidState || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
 		t.Errorf("Open: %v, want it to name process %d", err, os.Getpid())
