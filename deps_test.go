@@ -20,10 +20,11 @@ const module = "github.com/boxlite-mcp/boxlite-mcp"
 var mayImport = map[string][]string{
 	"": {}, // the words
 
-	"secrets": {""},
-	"egress":  {"", "secrets"},
-	"store":   {""},
-	"agent":   {"", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
+	"secrets":       {""},
+	"egress":        {"", "secrets"},
+	"egress/policy": {""}, // decides; knows neither the gateway nor secrets
+	"store":         {""},
+	"agent":         {"", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
 
 	"vmcore":        {"", "agent", "store", "egress", "secrets", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
 	"vmcore/engine": {""}, // engines know nothing of boxes, policies, MCP or images
@@ -212,6 +213,8 @@ func TestImportRulesRefuse(t *testing.T) {
 		{"cmd/boxlite-mcp", module + "/vmcore/image/imagetest"},
 		{"cmd/boxlite-agent", module + "/vmcore"},
 		{"egress", "example.com/unheard/of"},
+		{"egress/policy", module + "/egress"},
+		{"egress/policy", module + "/secrets"},
 		{"vmcore", "C"},
 	} {
 		r, ok := row(c.pkg, maps.Keys(mayImport))
