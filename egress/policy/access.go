@@ -102,8 +102,9 @@ func (a Access) effective() []Rule {
 		return []Rule{{kind: anything, proto: TCP}, {kind: anything, proto: UDP}}
 	case List:
 		return a.Rules
+	default:
+		return nil
 	}
-	return nil
 }
 
 // Strings returns the rules in their canonical form.

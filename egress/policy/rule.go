@@ -149,8 +149,9 @@ func (r Rule) matchesName(host string) bool {
 		return host == r.host
 	case below:
 		return isBelow(host, r.host)
+	default:
+		return false
 	}
-	return false
 }
 
 // matchesAddr reports whether the rule opens the address: a public one if the
@@ -163,8 +164,9 @@ func (r Rule) matchesAddr(a netip.Addr) bool {
 		return !isSpecial
 	case addresses:
 		return r.net.Contains(a) && (!isSpecial || includes(special.net, r.net))
+	default:
+		return false
 	}
-	return false
 }
 
 // Covers reports whether everything that o allows, r allows too. Where it is
