@@ -124,7 +124,7 @@ func (s *stage) end(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if time.Since(begun) > 30*time.Second {
+		if time.Since(begun) > time.Minute {
 			return errors.Join(fmt.Errorf("the daemon (pid %d) has not left", pid), kill(pid))
 		}
 	}
