@@ -3,7 +3,6 @@ package vmcore
 import (
 	"context"
 	"errors"
-	"os"
 	"time"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
@@ -237,25 +236,3 @@ func (b *Box) Executions(ctx context.Context) ([]boxlite.ExecInfo, error) {
 }
 
 func (b *Box) executionsDir() string { return shim.ExecutionsDir(b.rt.boxDir(b.id)) }
-
-// Console returns the last bytes of the box's log: the machine's console and
-// the engine's words.
-//
-// Errors: NotFound.
-func (b *Box) Console(limit int64) ([]byte, error) {
-	if _, err := b.rt.get(b.id); err != nil {
-		return nil, err
-	}
-	f, err := os.Open(b.rt.logPath(b.id, "console.log"))
-	if err != nil {
-		return nil, nil // never started
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, storage("read log", string(b.id), err)
-	}
-	buf := make([]byte, min(limit, st.Size()))
-	n, _ := f.ReadAt(buf, st.Size()-int64(len(buf)))
-	return buf[:n], nil
-}

@@ -194,8 +194,3 @@ func ignoreGone(err error) error {
 	}
 	return err
 }
-
-// logPath returns the path of a box's log.
-func (rt *Runtime) logPath(id boxlite.BoxID, name string) string {
-	return filepath.Join(rt.boxDir(id), "log", name)
-}

@@ -25,15 +25,13 @@ import (
 	"github.com/boxlite-mcp/boxlite-mcp/internal/unixsocket"
 	"github.com/boxlite-mcp/boxlite-mcp/sessions"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore"
-	"github.com/boxlite-mcp/boxlite-mcp/vmcore/image"
 )
 
 // Options say what a daemon owns. Home is required.
 type Options struct {
-	Home       string // absolute; it exists
-	Programs   vmcore.Programs
-	Registries []image.Registry // none: docker.io
-	Version    string
+	Home     string // absolute; it exists
+	Programs vmcore.Programs
+	Version  string
 
 	// Linger is how long the daemon stays without clients and active boxes.
 	// 0: 30 s.
@@ -62,7 +60,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 	ctx, leave := context.WithCancel(ctx)
 	defer leave()
 	rt, err := vmcore.Open(ctx, vmcore.Options{
-		Home: opts.Home, Programs: opts.Programs, Registries: opts.Registries, Version: opts.Version, Log: opts.Log,
+		Home: opts.Home, Programs: opts.Programs, Version: opts.Version, Log: opts.Log,
 	})
 	if err != nil {
 		return err
