@@ -1,0 +1,63 @@
+package boxlite
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+)
+
+// A Secret is a key that programs in a box use without seeing it: they send
+// Placeholder, and the egress proxy puts Value in its place on the way out,
+// over verified TLS, to the bound hosts only.
+type Secret struct {
+	Name        string      `json:"name"`
+	Hosts       []string    `json:"hosts,omitempty"`       // where it may go: "api.example.com", "*.example.com", each perhaps with a port; none: never substituted
+	Placeholder string      `json:"placeholder,omitempty"` // "": DefaultPlaceholder(Name)
+	Value       SecretValue `json:"-"`                     // zero where Name refers to a secret that the runtime knows; never stored with the box
+}
+
+// DefaultPlaceholder returns what a program in a box sends where the secret of
+// that name belongs: "<BOXLITE_SECRET:name>".
+func DefaultPlaceholder(name string) string { return "<BOXLITE_SECRET:" + name + ">" }
+
+// A SecretValue is the value of a secret. It cannot be printed, logged,
+// marshalled or reached by reflection: only [SecretValue.Reveal] tells it. The
+// zero value is no value.
+type SecretValue struct {
+	// A function, because nothing that walks through values looks inside one.
+	reveal func() string
+}
+
+// NewSecretValue returns s as a value that cannot be printed.
+func NewSecretValue(s string) SecretValue { return SecretValue{func() string { return s }} }
+
+// Reveal returns the value itself, "" for the zero value. Call it where bytes
+// leave for the secret's own host or for the encrypted vault, and nowhere else.
+func (v SecretValue) Reveal() string {
+	if v.reveal == nil {
+		return ""
+	}
+	return v.reveal()
+}
+
+// IsZero reports whether there is no value.
+func (v SecretValue) IsZero() bool { return v.reveal == nil }
+
+const redacted = "[secret]"
+
+// String returns "[secret]", as every way of printing a value does.
+func (v SecretValue) String() string { return redacted }
+
+// GoString returns "[secret]".
+func (v SecretValue) GoString() string { return redacted }
+
+// Format prints "[secret]" whatever the verb.
+func (v SecretValue) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
+// LogValue returns "[secret]".
+func (v SecretValue) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText fails: a value is carried by no encoding.
+func (v SecretValue) MarshalText() ([]byte, error) {
+	return nil, errors.New("a secret value cannot be marshalled")
+}
