@@ -23,6 +23,11 @@ type Command struct {
 	// running box knows returns that execution. It is what [NewExecutionKey]
 	// returns. "": always another execution.
 	Key string `json:"key,omitempty"`
+
+	// IfRunning makes Run fail with [InvalidState] where it would have to start
+	// the box first, so that a caller who would rather watch that start is
+	// spared asking beforehand.
+	IfRunning bool `json:"if_running,omitempty"`
 }
 
 // ExecutionID returns the identifier that the command's execution in the given

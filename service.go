@@ -55,8 +55,9 @@ type Executions interface { //nolint:interfacebloat // so has a command's
 	// Run starts a command, starting the box where that is needed, and returns
 	// as soon as it runs.
 	//
-	// Errors: NotFound, InvalidArgument, InvalidState, Run if the program
-	// cannot be run, those of StartBox.
+	// Errors: NotFound, InvalidArgument, InvalidState if the box is paused or,
+	// with cmd.IfRunning, not running, Run if the program cannot be run, those
+	// of StartBox.
 	Run(ctx context.Context, box string, cmd Command, report func(Progress)) (ExecInfo, error)
 
 	// Output returns a piece of an execution's output, waiting as req says.

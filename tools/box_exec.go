@@ -61,6 +61,12 @@ func execInBox(ctx context.Context, c *call, a boxExecArgs) (string, execResult,
 	if err != nil {
 		return "", execResult{}, err
 	}
+	cmd.Key = boxlite.NewExecutionKey()
+	if e, ran, err := c.runAtOnce(ctx, a.Box, cmd); err != nil {
+		return "", execResult{}, c.boxFault(ctx, a.Box, err)
+	} else if ran {
+		return c.follow(ctx, e, a)
+	}
 	info, running, err := c.ensureRunning(ctx, a.Box)
 	if err != nil {
 		return "", execResult{}, err
@@ -70,14 +76,32 @@ func execInBox(ctx context.Context, c *call, a boxExecArgs) (string, execResult,
 		next := "box_start with box=" + v.BoxID + ", then box_exec again"
 		return "The command has NOT been run. " + text, execResult{BoxID: v.BoxID, Status: "starting_box", Next: next}, nil
 	}
-	cmd.Key = boxlite.NewExecutionKey()
-	c.progress.follow(nil)
-	c.progress.report(boxlite.Progress{Phase: "running"})
-	c.progress.tell("starting the command as exec_id " + string(cmd.ExecutionID(info.ID)))
 	e, err := c.runCommand(ctx, info.ID, cmd)
 	if err != nil {
 		return "", execResult{}, c.boxFault(ctx, a.Box, err)
 	}
+	return c.follow(ctx, e, a)
+}
+
+// runAtOnce runs the command if the box runs, and reports whether it did. The
+// box has to be given by its id, because a command's id, which is told before
+// the command runs, begins with it.
+func (c *call) runAtOnce(ctx context.Context, ref string, cmd boxlite.Command) (e boxlite.ExecInfo, ran bool, err error) {
+	id, err := boxlite.ParseBoxID(ref)
+	if err != nil || c.starts.isStarting(c.svc, ref) {
+		return e, false, nil
+	}
+	cmd.IfRunning = true
+	e, err = c.runCommand(ctx, id, cmd)
+	switch boxlite.KindOf(err) {
+	case boxlite.InvalidState, boxlite.NotFound: // not running, or a name after all: the long way knows what to say
+		return e, false, nil
+	}
+	return e, err == nil, err
+}
+
+// follow feeds a command that runs and watches it.
+func (c *call) follow(ctx context.Context, e boxlite.ExecInfo, a boxExecArgs) (string, execResult, error) {
 	if a.Stdin != nil {
 		c.feed(ctx, e.ID, *a.Stdin, !a.KeepStdinOpen)
 	}
@@ -105,6 +129,9 @@ func (a boxExecArgs) toCommand() (boxlite.Command, error) {
 // confirmed.
 func (c *call) runCommand(ctx context.Context, box boxlite.BoxID, cmd boxlite.Command) (boxlite.ExecInfo, error) {
 	id := string(cmd.ExecutionID(box))
+	c.progress.follow(nil)
+	c.progress.report(boxlite.Progress{Phase: "running"})
+	c.progress.tell("starting the command as exec_id " + id)
 	unsure := &fault{
 		message: "the command was handed to the box, which has not confirmed yet that it runs. Its exec_id is " + id + ".",
 		hint:    "Call exec_read with exec_id=" + id + " before running it again.",

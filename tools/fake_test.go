@@ -264,7 +264,17 @@ func (f *fake) Run(ctx context.Context, ref string, cmd boxlite.Command, report 
 	if err := f.enter("run"); err != nil {
 		return boxlite.ExecInfo{}, err
 	}
-	if _, err := f.StartBox(ctx, ref, report); err != nil {
+	if cmd.IfRunning {
+		f.mu.Lock()
+		b, err := f.find(ref)
+		f.mu.Unlock()
+		if err == nil && b.info.Status != boxlite.StatusRunning {
+			err = boxlite.Errorf(boxlite.InvalidState, "run command", ref, "the box is not running")
+		}
+		if err != nil {
+			return boxlite.ExecInfo{}, err
+		}
+	} else if _, err := f.StartBox(ctx, ref, report); err != nil {
 		return boxlite.ExecInfo{}, err
 	}
 	f.mu.Lock()

@@ -87,6 +87,13 @@ func (s *starts) box(ctx context.Context, svc boxlite.Service, ref string) (*one
 	return o, nil
 }
 
+// isStarting reports whether the start of the box that ref names is under way.
+func (s *starts) isStarting(svc boxlite.Service, ref string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running[startKey{svc, ref}] != nil
+}
+
 func (s *starts) run(ctx context.Context, key startKey, o *oneStart) {
 	defer func() {
 		if v := recover(); v != nil {

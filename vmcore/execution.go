@@ -2,6 +2,7 @@ package vmcore
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
@@ -27,8 +28,8 @@ type Execution struct {
 // it runs. Unless cmd.Stdin is set its standard input is empty. report, if not
 // nil, is told how the box's start gets on.
 //
-// Errors: InvalidArgument, Run if the program cannot be run, those of
-// [Box.Start].
+// Errors: InvalidArgument, Run if the program cannot be run, InvalidState as
+// cmd.IfRunning says, those of [Box.Start].
 func (b *Box) Run(ctx context.Context, cmd boxlite.Command, report func(boxlite.Progress)) (*Execution, error) {
 	info, err := b.run(ctx, cmd, report)
 	if err != nil {
@@ -40,6 +41,10 @@ func (b *Box) Run(ctx context.Context, cmd boxlite.Command, report func(boxlite.
 func (b *Box) run(ctx context.Context, cmd boxlite.Command, report func(boxlite.Progress)) (boxlite.ExecInfo, error) {
 	if err := cmd.Check(); err != nil {
 		return boxlite.ExecInfo{}, err
+	}
+	if cmd.IfRunning && b.rt.liveBox(b.id) == nil {
+		return boxlite.ExecInfo{}, &boxlite.Error{Op: "run command", Kind: boxlite.InvalidState, Ref: string(b.id),
+			Err: errors.New("the box is not running"), Hint: "Start it first."}
 	}
 	id := cmd.ExecutionID(b.id)
 	return use(ctx, b, report, func(c *shim.Client) (boxlite.ExecInfo, error) { return c.Run(ctx, id, cmd) })

@@ -122,8 +122,15 @@ func TestBoxKeepsItsFilesFromStartToStart(t *testing.T) {
 	if machine.Alive() {
 		t.Error("the machine of a stopped box is alive")
 	}
+	asked := boxlite.Command{Args: []string{"/bin/true"}, IfRunning: true}
+	if _, err := box.Run(t.Context(), asked, nil); boxlite.KindOf(err) != boxlite.InvalidState || box.Info().Status.IsActive() {
+		t.Errorf("Run with IfRunning of a stopped box: %v, and it is %s", err, box.Info().Status)
+	}
 	if out, _, _ := sh(t, box, "cat /root/file /tmp/file"); out != "kept\nkept\n" {
 		t.Errorf("after stop and start the file has %q", out)
+	}
+	if _, err := box.Run(t.Context(), asked, nil); err != nil {
+		t.Errorf("Run with IfRunning of a running box: %v", err)
 	}
 }
 
