@@ -72,7 +72,7 @@ var mayUse = map[string][]string{
 	// Only its messages for error details, which gRPC itself is made with.
 	"google.golang.org/genproto/googleapis/rpc": {"internal/rpcerr"},
 
-	"gvisor.dev/gvisor":                      {"cmd/boxlite-sandbox"},
+	"gvisor.dev/gvisor":                      {"cmd/boxlite-sandbox", "egress"}, // the whole; only its netstack
 	"github.com/opencontainers/runtime-spec": {"cmd/boxlite-sandbox"},
 	"github.com/google/subcommands":          {"cmd/boxlite-sandbox"},
 	"github.com/dgraph-io/badger/v4":         {"store"},
