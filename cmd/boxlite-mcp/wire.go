@@ -30,6 +30,7 @@ func wire(app *cli.App) {
 		return serveStdio(ctx, app, c, in, out)
 	}
 	app.ProbeEngines = func(ctx context.Context, _ cli.Config) []cli.Check { return probeEngines(ctx, app) }
+	app.ExplainNet = explainNet
 	app.Repair = vmcore.Repair
 	app.CheckRegistry = func(name string) error {
 		_, err := image.ParseRegistry(name)

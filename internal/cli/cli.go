@@ -76,6 +76,12 @@ type App struct {
 	// nothing.
 	ProbeEngines func(ctx context.Context, c Config) []Check
 
+	// ExplainNet says what would become of a box's connection. nil: explain-net
+	// is not supported.
+	//
+	// Errors: Config for a rule or an entry.
+	ExplainNet func(ctx context.Context, q NetQuestion) ([]NetStep, error)
+
 	// CheckRegistry says whether --registry may have a value. nil: any.
 	//
 	// Errors: InvalidArgument.
