@@ -32,6 +32,10 @@ type BoxOptions struct {
 	Engine    string `json:"engine,omitempty"`    // an engine's name; "" or "auto": the best this host has
 	Isolation string `json:"isolation,omitempty"` // least isolation accepted: "vm", "hardware-vm"; "": any
 
+	// Network is what the box may reach. The zero value is none: no network
+	// interface.
+	Network NetworkSpec `json:"network,omitzero"`
+
 	Labels map[string]string `json:"labels,omitempty"`
 
 	// AutoRemove deletes the box when it stops. nil means true, unless Detach
@@ -116,6 +120,9 @@ func (o BoxOptions) WithDefaults() (BoxOptions, error) {
 	case "", "vm", "hardware-vm":
 	default:
 		return bad(`Choose "vm", "hardware-vm" or leave it out.`, "isolation %s is not known", quote(o.Isolation))
+	}
+	if len(o.Network.AllowNet) > 0 && !o.Network.Enabled {
+		return bad("Enable the network, or leave out allow_net.", "allow_net says what to reach, and the network is not enabled")
 	}
 	return o, checkLabels(o.Labels)
 }

@@ -15,7 +15,8 @@ const DefaultIdleTimeout = 30 * time.Minute
 
 // Create persists a box; it does not start it. name may be "".
 //
-// Errors: Config, InvalidArgument, AlreadyExists, Database.
+// Errors: Config, InvalidArgument, AlreadyExists, Database; of its network
+// Denied beyond Options.NetCeiling, and Unsupported for any that is within.
 func (rt *Runtime) Create(ctx context.Context, opts boxlite.BoxOptions, name string) (*Box, error) {
 	req := boxlite.CreateRequest{Name: name, Options: opts, IdleTimeout: new(boxlite.Seconds(0))}
 	return rt.CreateFor(ctx, Owner{LocalRoots: []string{"/"}}, req)
@@ -38,6 +39,9 @@ func (rt *Runtime) CreateFor(ctx context.Context, owner Owner, req boxlite.Creat
 	}
 	rec, err := newRecord(owner, req)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkNetwork(rec.Options.Network, rt.opts.NetCeiling); err != nil {
 		return nil, err
 	}
 	lead, err := rt.acquire(ctx, rec.ID) // others find it by its name before it is persisted
