@@ -92,6 +92,9 @@ func ParseRules(entries []string) ([]Rule, error) {
 		seen[r] = s
 		rules = append(rules, r)
 	}
+	if f := checkNoMask(rules); f != nil {
+		return nil, f.err(op, "")
+	}
 	return rules, nil
 }
 

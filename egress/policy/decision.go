@@ -10,10 +10,11 @@ import (
 // A Decision says whether something is allowed, and why. The zero Decision
 // denies.
 type Decision struct {
-	Allow  bool   `json:"allow"`
-	Code   Code   `json:"code"`
-	Rule   string `json:"rule,omitempty"` // the rule that allows it, or that came nearest; may be empty
-	Reason string `json:"reason"`         // one line for people; what a guest chose is escaped and cut
+	Allow   bool   `json:"allow"`
+	Code    Code   `json:"code"`
+	Rule    string `json:"rule,omitempty"`    // the rule that allows it, or that came nearest; may be empty
+	Inspect bool   `json:"inspect,omitempty"` // allowed only as far as DecideRequest allows each request
+	Reason  string `json:"reason"`            // one line for people; what a guest chose is escaped and cut
 }
 
 // deny returns a denial.
@@ -55,6 +56,12 @@ const (
 	StaticEntry                // the static entry for the name says something else
 	OtherAddress               // not the address or port that was asked for
 	NoAddress                  // the name does not resolve; only Explain says so
+	WrongScheme                // a rule is about the host's requests by the other of http and https
+	WrongMethod                // a rule is about the host's requests, but not about the method
+	BadPath                    // a path that servers read in different ways
+	WrongPath                  // a rule is about the host's requests and the method, but not about the path
+	BadRequest                 // not HTTP, or HTTP that is read in different ways
+	WrongAuthority             // the request names another host than the connection
 	numCodes
 )
 
@@ -65,6 +72,8 @@ var codeNames = [numCodes]string{
 	LinkLocal: "link_local", Metadata: "metadata", Reserved: "reserved_address", IPv6: "ipv6",
 	BoxSubnet: "box_subnet", HostAddress: "host_address", Listener: "listener",
 	QUIC: "quic", StaticEntry: "static_entry", OtherAddress: "other_address", NoAddress: "no_address",
+	WrongScheme: "wrong_scheme", WrongMethod: "wrong_method", BadPath: "bad_path", WrongPath: "wrong_path",
+	BadRequest: "bad_request", WrongAuthority: "wrong_authority",
 }
 
 // String returns the code's name, such as "no_rule".

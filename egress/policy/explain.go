@@ -23,7 +23,7 @@ func (s Step) String() string { return s.Stage + " " + s.Subject + ": " + s.Deci
 // addresses of a name, IPv4 ones as such and not mapped; it is asked only where
 // the gateway would resolve, and nil means not to. The last step is the verdict.
 func (p *Policy) Explain(dest string, resolve func(name string) ([]netip.Addr, error)) []Step {
-	proto, host, port, f := parseDest(dest)
+	proto, host, port, f := parseDest(dropMethod(dest))
 	if f != nil {
 		no := deny(BadName, "", "%s cannot be dialled: %s", quote(dest), f.text)
 		return []Step{{"destination", quote(dest), no}, {"verdict", quote(dest), no}}
@@ -48,7 +48,18 @@ func (p *Policy) Explain(dest string, resolve func(name string) ([]netip.Addr, e
 			steps = append(steps, more...)
 		}
 	}
+	if step, ok := p.explainRequest(dest, host, port); ok && d.Allow {
+		steps, d = append(steps, step), step.Decision
+	}
 	return append(steps, Step{"verdict", shown, d})
+}
+
+// dropMethod returns "METHOD https://host/path" without its method.
+func dropMethod(dest string) string {
+	if m, url, ok := strings.Cut(dest, " "); ok && strings.Contains(url, "://") && len(m) <= 20 && m != "" && strings.Trim(strings.ToUpper(m), "ABCDEFGHIJKLMNOPQRSTUVWXYZ-_") == "" {
+		return url
+	}
+	return dest
 }
 
 // explainAddrs judges the addresses of a name that is allowed by d.

@@ -53,6 +53,15 @@ func parseRule(s string) (Rule, *fault) {
 		return Rule{}, &fault{text: "it is longer than " + strconv.Itoa(maxEntry) + " bytes", hint: "Write one host for each entry."}
 	case trimmed != s:
 		return Rule{}, &fault{text: "there are blanks or quotes around it", try: trimmed}
+	}
+	r := Rule{proto: TCP}
+	if rest, is, f := r.cutHTTP(s); is {
+		if f != nil {
+			return Rule{}, f
+		}
+		return r.parseHTTPHost(rest)
+	}
+	switch {
 	case strings.ContainsAny(s, " \t\r\n,;"):
 		return Rule{}, &fault{text: "it has blanks, commas or semicolons in it", hint: "Write one host for each entry."}
 	case strings.Contains(s, "://"):
@@ -61,7 +70,6 @@ func parseRule(s string) (Rule, *fault) {
 	if user, host, ok := strings.Cut(s, "@"); ok {
 		return Rule{}, &fault{text: "it has a user's name in it", hint: "Leave out what is before '@'.", try: dropPath(protoOf(user) + host)}
 	}
-	r := Rule{proto: TCP}
 	rest, f := r.cutProto(s)
 	if f != nil {
 		return Rule{}, f
@@ -70,6 +78,20 @@ func parseRule(s string) (Rule, *fault) {
 		if f.try != "" {
 			f.try = protoOf(s) + f.try
 		}
+		return Rule{}, f
+	}
+	return r, nil
+}
+
+// parseHTTPHost reads the host and port of an HTTP rule.
+func (r Rule) parseHTTPHost(s string) (Rule, *fault) {
+	f := r.parseHostPort(s)
+	if f == nil {
+		f = r.finishHTTP()
+	} else if f.try != "" {
+		f.try = r.http.prefix() + f.try + r.http.path
+	}
+	if f != nil {
 		return Rule{}, f
 	}
 	return r, nil

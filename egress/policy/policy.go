@@ -33,6 +33,16 @@
 // inside that range, and never to a name that resolves there. Some addresses
 // nothing opens; see [Config] and address.go.
 //
+// An HTTP rule lets through requests instead of connections, which are read for
+// that (see [Policy.Inspects]):
+//
+//	method[,method...]|* http[s]://host|*.host|*[:port]/path
+//
+// In its path "*" is any text within one segment, and "**" at the end is
+// anything. "inspect host" is short for "* https://host/**": everything, but
+// read and recorded. A rule for connections to the host allows every request, so
+// an HTTP rule that restricts something beside one is refused.
+//
 // # Concurrency
 //
 // All values are immutable; everything may be called concurrently. The
@@ -163,7 +173,7 @@ func (p *Policy) DecideName(proto Proto, name string, port uint16) Decision {
 	if d.Code != Undecided {
 		return d
 	}
-	if proto == UDP && port == 443 && p.cfg.Intercepts != nil && p.cfg.Intercepts(host) {
+	if proto == UDP && port == 443 && (p.cfg.Intercepts != nil && p.cfg.Intercepts(host) || p.Inspects(host, 443)) {
 		return deny(QUIC, "", "what is sent to %s is inspected, so HTTP/3 is refused; HTTP/1.1 and HTTP/2 work", host)
 	}
 	if _, ok := p.Static(host, port); !ok && p.static[host] != nil {
@@ -185,7 +195,7 @@ func (p *Policy) DecideAddr(proto Proto, addr netip.Addr, port uint16) Decision 
 		return deny(SpecialAddress, "", "%s is %s and needs an address rule inside %s", addr, special.what, special.net)
 	}
 	// An address hides the name, which an HTTP/3 client would have told.
-	if d.Allow && proto == UDP && port == 443 && p.cfg.Intercepts != nil && !p.byAddress(addr, d.Rule) {
+	if d.Allow && proto == UDP && port == 443 && (p.cfg.Intercepts != nil || p.inspectsSome()) && !p.byAddress(addr, d.Rule) {
 		return deny(QUIC, "", "HTTP/3 to %s is refused because some hosts are inspected", addr)
 	}
 	return d
@@ -244,9 +254,16 @@ func (p *Policy) Static(name string, port uint16) (to netip.AddrPort, ok bool) {
 // which rules are about its host.
 func (p *Policy) match(proto Proto, subject string, port uint16, hostMatches func(Rule) bool) Decision {
 	miss := deny(NoRule, "", "no allow_net rule names %s", subject)
+	inspected := Decision{}
 	for _, r := range p.rules {
 		switch {
 		case !hostMatches(r):
+		case r.proto == proto && r.ports.contains(port) && r.http.scheme != "":
+			if !inspected.Allow {
+				inspected = p.allow(r, subject)
+				inspected.Inspect = true
+				inspected.Reason = "requests to " + subject + " are allowed as far as HTTP rules such as " + r.String() + " do"
+			}
 		case r.proto == proto && r.ports.contains(port):
 			return p.allow(r, subject)
 		case r.proto == proto:
@@ -255,7 +272,15 @@ func (p *Policy) match(proto Proto, subject string, port uint16, hostMatches fun
 			miss = deny(WrongProtocol, r.String(), "rule %s is not for %v", r, proto)
 		}
 	}
+	if inspected.Allow {
+		return inspected
+	}
 	return miss
+}
+
+// inspectsSome reports whether there are HTTP rules.
+func (p *Policy) inspectsSome() bool {
+	return slices.ContainsFunc(p.rules, func(r Rule) bool { return r.http.scheme != "" })
 }
 
 func (p *Policy) allow(r Rule, subject string) Decision {

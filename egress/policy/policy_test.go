@@ -433,7 +433,7 @@ func TestNewRefuses(t *testing.T) {
 // The names of codes are stored, so they stay.
 func TestCodes(t *testing.T) {
 	want := "undecided allowed no_network no_rule wrong_port wrong_protocol bad_name special_name special_address link_local metadata " +
-		"reserved_address ipv6 box_subnet host_address listener quic static_entry other_address no_address"
+		"reserved_address ipv6 box_subnet host_address listener quic static_entry other_address no_address wrong_scheme wrong_method bad_path wrong_path bad_request wrong_authority"
 	var got []string
 	for c := policy.Code(0); !strings.HasPrefix(c.String(), "Code("); c++ {
 		got = append(got, c.String())

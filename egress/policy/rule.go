@@ -35,6 +35,7 @@ type Rule struct {
 	host  string       // of exactly and below: the name, canonical
 	net   netip.Prefix // of addresses: IPv4, no bits set behind the mask
 	ports portRange
+	http  httpRule // which requests; the zero value: connections, whatever they carry
 }
 
 // A kind says what a rule is about.
@@ -96,6 +97,9 @@ func (p portRange) String() string {
 
 // String returns the rule as [ParseRule] reads it, in the one canonical form.
 func (r Rule) String() string {
+	if r.http.scheme != "" {
+		return r.httpString()
+	}
 	s := ""
 	if r.proto == UDP {
 		s = "udp/"
@@ -161,7 +165,7 @@ func (r Rule) matchesAddr(a netip.Addr) bool {
 	special, isSpecial := inRanges(specialRanges, a)
 	switch r.kind {
 	case anything:
-		return !isSpecial
+		return !isSpecial && r.http.scheme == "" // requests are judged by name
 	case addresses:
 		return r.net.Contains(a) && (!isSpecial || includes(special.net, r.net))
 	default:
@@ -172,7 +176,7 @@ func (r Rule) matchesAddr(a netip.Addr) bool {
 // Covers reports whether everything that o allows, r allows too. Where it is
 // not certain, the answer is no.
 func (r Rule) Covers(o Rule) bool {
-	if r.proto != o.proto || !r.ports.covers(o.ports) {
+	if r.proto != o.proto || !r.ports.covers(o.ports) || !r.http.covers(o.http) {
 		return false
 	}
 	switch {
