@@ -87,9 +87,9 @@ func execInBox(ctx context.Context, c *call, a boxExecArgs) (string, execResult,
 // box has to be given by its id, because a command's id, which is told before
 // the command runs, begins with it.
 func (c *call) runAtOnce(ctx context.Context, ref string, cmd boxlite.Command) (e boxlite.ExecInfo, ran bool, err error) {
-	id, notID := boxlite.ParseBoxID(ref)
-	if notID != nil || c.starts.isStarting(c.svc, ref) {
-		return e, false, nil
+	id, err := boxlite.ParseBoxID(ref)
+	if err != nil || c.starts.isStarting(c.svc, ref) {
+		return e, false, nil //nolint:nilerr // what is no id is a name, or a prefix
 	}
 	cmd.IfRunning = true
 	e, err = c.runCommand(ctx, id, cmd)
