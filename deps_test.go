@@ -20,11 +20,12 @@ const module = "github.com/boxlite-mcp/boxlite-mcp"
 var mayImport = map[string][]string{
 	"": {}, // the words
 
-	"secrets":       {""},
-	"egress":        {"", "secrets"},
-	"egress/policy": {""}, // decides; knows neither the gateway nor secrets
-	"store":         {""},
-	"agent":         {"", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
+	"secrets":             {""},
+	"egress":              {"", "secrets"},
+	"egress/policy":       {""}, // decides; knows neither the gateway nor secrets
+	"egress/gateway/link": {},   // knows no traffic
+	"store":               {""},
+	"agent":               {"", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
 
 	"vmcore":        {"", "agent", "store", "egress", "secrets", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
 	"vmcore/engine": {""}, // engines know nothing of boxes, policies, MCP or images
@@ -33,7 +34,7 @@ var mayImport = map[string][]string{
 	"vmcore/enginetest":    {"", "agent", "vmcore/engine", "vmcore/image", "internal/testbin"},
 	"vmcore/image":         {""},
 	"vmcore/spool":         {""},
-	"vmcore/shim":          {"", "agent", "vmcore/engine", "vmcore/spool", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
+	"vmcore/shim":          {"", "agent", "egress", "vmcore/engine", "vmcore/spool", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
 
 	"sessions": {"", "vmcore", "store", "secrets", "egress"},
 	"tools":    {"", "prompts"}, // what they call is an interface, which others implement
@@ -66,6 +67,7 @@ var mayUse = map[string][]string{
 	"golang.org/x/sys":           {"agent", "vmcore", "internal", "cmd", "store", "egress", "secrets", "sessions"},
 	"golang.org/x/sync":          {"agent", "vmcore", "internal", "cmd", "store", "egress", "sessions", "tools"},
 	"golang.org/x/net":           {"vmcore/image", "egress"},
+	"golang.org/x/time":          {"egress"},
 	"golang.org/x/term":          {"cmd", "internal/cli"},
 	"google.golang.org/grpc":     {"agent", "vmcore", "internal/rpc", "internal/rpcerr", "cmd"},
 	"google.golang.org/protobuf": {"agent", "store", "vmcore", "internal/rpc", "internal/rpcerr"},
@@ -91,7 +93,7 @@ var mayUse = map[string][]string{
 // testKits are for tests, and for the commands that show the system at work
 // (examples) and how fast it is (internal/bench); no program that is shipped
 // contains them.
-var testKits = []string{"internal/bench", "internal/cli/clitest", "internal/testbin", "internal/testimage", "internal/e2e", "vmcore/enginetest", "vmcore/image/imagetest"}
+var testKits = []string{"internal/bench", "internal/cli/clitest", "internal/testbin", "internal/testimage", "internal/e2e", "egress/gateway/guesttest", "vmcore/enginetest", "vmcore/image/imagetest"}
 
 func TestImportDirection(t *testing.T) {
 	for _, goos := range []string{"linux", "darwin"} {

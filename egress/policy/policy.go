@@ -250,6 +250,13 @@ func (p *Policy) Static(name string, port uint16) (to netip.AddrPort, ok bool) {
 	return netip.AddrPort{}, false
 }
 
+// HasStatic reports whether the operator's static entries say where connections
+// to the name lead, at some port. Such a name is not resolved.
+func (p *Policy) HasStatic(name string) bool {
+	host, err := CanonicalName(name)
+	return p != nil && err == nil && p.static[host] != nil
+}
+
 // match decides by the rules about a destination for which hostMatches says
 // which rules are about its host.
 func (p *Policy) match(proto Proto, subject string, port uint16, hostMatches func(Rule) bool) Decision {
