@@ -22,6 +22,8 @@ type BoxInfo struct {
 	AutoRemove  bool   `json:"auto_remove"`
 	Detach      bool   `json:"detach"`
 
+	Network NetworkSpec `json:"network,omitzero"` // what it may reach now
+
 	LastUsed  time.Time  `json:"last_used"`            // start, execution or file access
 	ExpiresAt *time.Time `json:"expires_at,omitempty"` // removed then, where a time to live was given
 }

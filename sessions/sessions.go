@@ -61,7 +61,8 @@ func (m *Manager) Close() error {
 }
 
 // Open returns the service of a principal. The operator's sees all principals'
-// boxes, and may read images from anywhere on the host. registries are those of
+// boxes, may read images from anywhere on the host, and lets boxes reach what it
+// likes. registries are those of
 // the client's configuration: images may come from there, for this session.
 //
 // Errors: InvalidArgument for a registry.
@@ -73,7 +74,7 @@ func (m *Manager) Open(principal string, operator bool, registries ...string) (*
 	s := &Session{rt: m.rt, scope: vmcore.Scope{Principal: principal, All: operator},
 		owner: vmcore.Owner{Principal: principal, Registries: registries, Survives: true}}
 	if operator {
-		s.owner.LocalRoots = []string{"/"}
+		s.owner.LocalRoots, s.owner.AnyNetwork = []string{"/"}, true
 	}
 	return s, nil
 }

@@ -15,11 +15,11 @@ const DefaultIdleTimeout = 30 * time.Minute
 
 // Create persists a box; it does not start it. name may be "".
 //
-// Errors: Config, InvalidArgument, AlreadyExists, Database; of its network
-// Denied beyond Options.NetCeiling, and Unsupported for any that is within.
+// Errors: Config, InvalidArgument, AlreadyExists, Database; Denied for a network
+// beyond what Options.Network lets boxes ask for.
 func (rt *Runtime) Create(ctx context.Context, opts boxlite.BoxOptions, name string) (*Box, error) {
 	req := boxlite.CreateRequest{Name: name, Options: opts, IdleTimeout: new(boxlite.Seconds(0))}
-	return rt.CreateFor(ctx, Owner{LocalRoots: []string{"/"}}, req)
+	return rt.CreateFor(ctx, Owner{LocalRoots: []string{"/"}, AnyNetwork: true}, req)
 }
 
 // An Owner is on whose behalf a box is made.
@@ -27,6 +27,7 @@ type Owner struct {
 	Principal  string
 	LocalRoots []string // directories below which the box's image may be read from the host; none: not at all
 	Registries []string // where images may come from, beside the runtime's own; as ParseRegistries reads them
+	AnyNetwork bool     // its network may reach beyond what Options.Network lets boxes ask for
 	Survives   bool     // the box outlives this process, whether or not it is detached
 }
 
@@ -41,7 +42,7 @@ func (rt *Runtime) CreateFor(ctx context.Context, owner Owner, req boxlite.Creat
 	if err != nil {
 		return nil, err
 	}
-	if err := checkNetwork(rec.Options.Network, rt.opts.NetCeiling); err != nil {
+	if err := rt.checkNetwork(rec); err != nil {
 		return nil, err
 	}
 	lead, err := rt.acquire(ctx, rec.ID) // others find it by its name before it is persisted
@@ -76,7 +77,7 @@ func newRecord(owner Owner, req boxlite.CreateRequest) (record, error) {
 		return record{}, err
 	}
 	now := time.Now().UTC()
-	rec := record{Options: opts, LocalRoots: owner.LocalRoots, Registries: owner.Registries, Survives: owner.Survives,
+	rec := record{Options: opts, LocalRoots: owner.LocalRoots, Registries: owner.Registries, AnyNetwork: owner.AnyNetwork, Survives: owner.Survives,
 		IdleTimeout: boxlite.Seconds(DefaultIdleTimeout / time.Second)}
 	if req.IdleTimeout != nil {
 		rec.IdleTimeout = *req.IdleTimeout
@@ -85,7 +86,7 @@ func newRecord(owner Owner, req boxlite.CreateRequest) (record, error) {
 		ID: boxlite.NewBoxID(), Name: req.Name, Principal: owner.Principal, Labels: opts.Labels, CreatedAt: now, LastUsed: now,
 		BoxState: boxlite.BoxState{Status: boxlite.StatusConfigured, LastUpdated: now},
 		Image:    opts.Image, CPUs: opts.CPUs, MemoryMiB: opts.MemoryMiB, DiskSizeGB: opts.DiskSizeGB,
-		AutoRemove: *opts.AutoRemove, Detach: opts.Detach,
+		AutoRemove: *opts.AutoRemove, Detach: opts.Detach, Network: opts.Network,
 	}
 	if opts.RootfsPath != "" {
 		rec.Image = opts.RootfsPath

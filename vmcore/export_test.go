@@ -30,3 +30,6 @@ func (b *Box) SettleUnder(ctx context.Context) error {
 	_, err = b.rt.settle(ctx, b.id, l)
 	return err
 }
+
+// Runtime returns the runtime of the box.
+func (b *Box) Runtime() *Runtime { return b.rt }

@@ -48,7 +48,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
-	"github.com/boxlite-mcp/boxlite-mcp/egress/policy"
 	"github.com/boxlite-mcp/boxlite-mcp/store"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/image"
 )
@@ -65,9 +64,7 @@ type Options struct {
 	RootCAs    *x509.CertPool   // verify registries; nil: the host's
 	Offline    bool             // use what the image cache has
 
-	// NetCeiling is the most that a box may be allowed to reach, whatever it asks
-	// for. nil: no limit but what nothing opens.
-	NetCeiling *policy.Access
+	Network NetworkOptions
 
 	BootTimeout time.Duration // of a machine, on an engine as fast as the host; 0: 60 s
 

@@ -127,6 +127,9 @@ func (rt *Runtime) bringUp(ctx context.Context, rec record, report func(boxlite.
 		return rt.notStarted(ctx, rec, storage("prepare box", string(rec.ID), err))
 	}
 	lap(&stages.FilesystemSetup)
+	if err := rt.checkNetwork(rec); err != nil { // the operator may have changed his mind
+		return rt.notStarted(ctx, rec, err)
+	}
 	cfg := rt.config(rec, img, eng.Name(), rep)
 	lap(&stages.BoxConfig)
 	report(boxlite.Progress{Phase: "starting machine"})
@@ -231,7 +234,8 @@ func (rt *Runtime) config(rec record, img image.Image, engineName string, rep en
 			Base: img.BasePath, Layer: filepath.Join(dir, "layer"),
 			Agent: rt.opts.Programs.Agent, Log: filepath.Join(dir, "log", "console.log"),
 		},
-		Env: append(env, rec.Options.Env...), WorkingDir: workdir, User: img.Config.User,
+		Network: rt.networkOf(rec),
+		Env:     append(env, rec.Options.Env...), WorkingDir: workdir, User: img.Config.User,
 		Attached:    rec.attached(),
 		BootTimeout: scale(rt.opts.BootTimeout, rep.CPUFactor),
 		SyncEvery:   rep.CrashLoss, Version: rt.opts.Version, Totals: rec.Totals,

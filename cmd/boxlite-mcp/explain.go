@@ -7,16 +7,13 @@ import (
 	"time"
 
 	"github.com/boxlite-mcp/boxlite-mcp/egress"
+	"github.com/boxlite-mcp/boxlite-mcp/egress/gateway"
 	"github.com/boxlite-mcp/boxlite-mcp/egress/policy"
 	"github.com/boxlite-mcp/boxlite-mcp/internal/cli"
 )
 
 // lookupTime bounds one lookup of explain-net.
 const lookupTime = 10 * time.Second
-
-// boxNets is what is left to the networks of boxes, and to the addresses that
-// stand for names in them: a range that is in nobody's Internet.
-var boxNets = []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15")}
 
 // explainNet asks the policy that q describes about a connection.
 //
@@ -34,7 +31,7 @@ func explainNet(ctx context.Context, q cli.NetQuestion) ([]cli.NetStep, error) {
 		}
 		static = append(static, entry)
 	}
-	p, err := policy.New(policy.Config{Access: access, Own: egress.HostAddresses(), Static: static, BoxNets: boxNets})
+	p, err := policy.New(policy.Config{Access: access, Own: egress.HostAddresses(), Static: static, BoxNets: []netip.Prefix{gateway.BoxNet}})
 	if err != nil {
 		return nil, err
 	}

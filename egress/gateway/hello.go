@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"time"
 )
@@ -70,21 +69,6 @@ func (t *tape) Write(b []byte) (int, error) { return len(b), nil }
 
 // Close does nothing: the connection goes on, or its owner ends it.
 func (t *tape) Close() error { return nil }
-
-// A replay is a connection some of whose bytes have been read already.
-type replay struct {
-	net.Conn
-	ahead io.Reader
-}
-
-func newReplay(c net.Conn, read []byte) net.Conn {
-	return &replay{Conn: c, ahead: io.MultiReader(bytes.NewReader(read), c)}
-}
-
-func (r *replay) Read(b []byte) (int, error) { return r.ahead.Read(b) }
-
-// CloseWrite ends what is sent to the box.
-func (r *replay) CloseWrite() error { return closeWrite(r.Conn) }
 
 // closeWrite ends one direction of a connection.
 func closeWrite(c net.Conn) error {

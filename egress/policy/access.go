@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
@@ -108,6 +109,12 @@ func (a Access) effective() []Rule {
 	default:
 		return nil
 	}
+}
+
+// ReadsHTTP reports whether there are HTTP rules, for which connections have to
+// be read.
+func (a Access) ReadsHTTP() bool {
+	return slices.ContainsFunc(a.Rules, func(r Rule) bool { return r.http.scheme != "" })
 }
 
 // Strings returns the rules in their canonical form.

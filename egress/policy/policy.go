@@ -195,7 +195,7 @@ func (p *Policy) DecideAddr(proto Proto, addr netip.Addr, port uint16) Decision 
 		return deny(SpecialAddress, "", "%s is %s and needs an address rule inside %s", addr, special.what, special.net)
 	}
 	// An address hides the name, which an HTTP/3 client would have told.
-	if d.Allow && proto == UDP && port == 443 && (p.cfg.Intercepts != nil || p.inspectsSome()) && !p.byAddress(addr, d.Rule) {
+	if d.Allow && proto == UDP && port == 443 && (p.cfg.Intercepts != nil || p.cfg.Access.ReadsHTTP()) && !p.byAddress(addr, d.Rule) {
 		return deny(QUIC, "", "HTTP/3 to %s is refused because some hosts are inspected", addr)
 	}
 	return d
@@ -283,11 +283,6 @@ func (p *Policy) match(proto Proto, subject string, port uint16, hostMatches fun
 		return inspected
 	}
 	return miss
-}
-
-// inspectsSome reports whether there are HTTP rules.
-func (p *Policy) inspectsSome() bool {
-	return slices.ContainsFunc(p.rules, func(r Rule) bool { return r.http.scheme != "" })
 }
 
 func (p *Policy) allow(r Rule, subject string) Decision {

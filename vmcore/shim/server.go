@@ -15,6 +15,7 @@ import (
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/agent"
+	"github.com/boxlite-mcp/boxlite-mcp/egress/gateway"
 	"github.com/boxlite-mcp/boxlite-mcp/internal/rpcerr"
 	"github.com/boxlite-mcp/boxlite-mcp/internal/unixsocket"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine"
@@ -33,6 +34,8 @@ type server struct {
 	machine engine.Machine
 	agent   *agent.Client
 	execs   *table
+	gateway *gateway.Gateway // nil: the box has no network
+	netLog  *networkLog      // nil likewise
 
 	stopOnce sync.Once
 	stopped  chan struct{} // closed once exit is set
@@ -70,6 +73,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.saveRegularly() })
 	wg.Go(func() { s.watchMachine() })
+	wg.Go(func() { s.watchNetwork() })
 	wg.Go(func() {
 		select {
 		case <-ctx.Done():

@@ -54,6 +54,7 @@ type Config struct {
 	Engine  string             `json:"engine"`  // name of the engine to use
 	Sandbox string             `json:"sandbox"` // path of boxlite-sandbox
 	Machine engine.MachineSpec `json:"machine"`
+	Network *Network           `json:"network,omitempty"` // nil: loopback only
 
 	Env        []boxlite.Env `json:"env"`         // of every command: the image's, then the box's
 	WorkingDir string        `json:"working_dir"` // of commands that name none
@@ -126,6 +127,7 @@ func ReadConfig(r *bufio.Reader) (Config, error) {
 // Errors: why the box did not come up; nil once it did.
 func Run(ctx context.Context, cfg Config, eng engine.Engine, stdin io.Reader, ready io.WriteCloser, log *slog.Logger) error {
 	s := newServer(cfg, log)
+	defer s.closeNetwork()
 	r, listener, err := s.boot(ctx, eng)
 	r.Error = boxlite.ProblemOf(err)
 	err = errors.Join(err, tell(ready, r))
@@ -158,6 +160,10 @@ func (s *server) boot(ctx context.Context, eng engine.Engine) (Ready, net.Listen
 	started := time.Now()
 	spec := s.cfg.Machine
 	spec.Logger = s.log
+	var err error
+	if spec.NIC, err = s.openNetwork(); err != nil {
+		return r, nil, err
+	}
 	m, err := eng.Start(ctx, spec)
 	if err != nil {
 		return r, nil, err
@@ -167,6 +173,10 @@ func (s *server) boot(ctx context.Context, eng engine.Engine) (Ready, net.Listen
 	booted := time.Now()
 	s.agent, err = agent.NewClient(ctx, m.Control(), agent.Options{Hostname: spec.Hostname, HelloTimeout: s.cfg.BootTimeout, Log: s.log})
 	if err != nil {
+		return r, nil, s.notUp(err)
+	}
+	if err := s.setUpNetwork(ctx); err != nil {
+		s.agent.Close()
 		return r, nil, s.notUp(err)
 	}
 	r.Init = time.Since(booted)
