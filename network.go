@@ -15,6 +15,20 @@ type NetworkSpec struct {
 	AllowNet []string `json:"allow_net,omitempty"`
 }
 
+// A NetworkLogRequest selects records of a box.
+type NetworkLogRequest struct {
+	Box    string    `json:"box"` // id, name or unique prefix
+	Since  time.Time `json:"since,omitzero"`
+	Denied bool      `json:"denied,omitempty"` // only what was refused, or did not work
+	Limit  int       `json:"limit,omitempty"`  // the newest of more; 0: 100; at most 10000
+}
+
+// A NetworkLog is a part of what a box tried to reach.
+type NetworkLog struct {
+	Events []NetworkEvent `json:"events"`         // oldest first
+	More   bool           `json:"more,omitempty"` // there are older ones that match
+}
+
 // A NetworkEvent is the record of one attempt of a box to reach something: a
 // name that was looked up, a connection, a request inside an intercepted
 // connection, a datagram flow. What a guest chose is escaped and cut.

@@ -1,6 +1,7 @@
 package boxlite
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -35,6 +36,10 @@ type BoxOptions struct {
 	// Network is what the box may reach. The zero value is none: no network
 	// interface.
 	Network NetworkSpec `json:"network,omitzero"`
+
+	// Secrets are the keys that programs in the box use without seeing them. They
+	// open no host that Network does not.
+	Secrets []Secret `json:"secrets,omitempty"`
 
 	Labels map[string]string `json:"labels,omitempty"`
 
@@ -124,7 +129,29 @@ func (o BoxOptions) WithDefaults() (BoxOptions, error) {
 	if len(o.Network.AllowNet) > 0 && !o.Network.Enabled {
 		return bad("Enable the network, or leave out allow_net.", "allow_net says what to reach, and the network is not enabled")
 	}
+	if err := o.checkSecrets(); err != nil {
+		return BoxOptions{}, err
+	}
 	return o, checkLabels(o.Labels)
+}
+
+func (o BoxOptions) checkSecrets() error {
+	if len(o.Secrets) > 0 && !o.Network.Enabled {
+		return &Error{Op: "check box options", Kind: Config, Hint: "Enable the network, or leave out the secrets.",
+			Err: errors.New("a box without a network cannot use secrets")}
+	}
+	seen := map[string]bool{}
+	for _, s := range o.Secrets {
+		if _, err := ParseSecretName(s.Name); err != nil {
+			return err
+		}
+		if seen[s.EnvName()] {
+			return &Error{Op: "check box options", Kind: Config, Ref: "secret " + s.Name, Hint: "Name each secret once.",
+				Err: errors.New("there are two of that name")}
+		}
+		seen[s.EnvName()] = true
+	}
+	return nil
 }
 
 func checkLabels(labels map[string]string) error {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
+	"time"
 )
 
 // A Secret is a key that programs in a box use without seeing it: they send
@@ -13,7 +15,36 @@ type Secret struct {
 	Name        string      `json:"name"`
 	Hosts       []string    `json:"hosts,omitempty"`       // where it may go: "api.example.com", "*.example.com", each perhaps with a port; none: never substituted
 	Placeholder string      `json:"placeholder,omitempty"` // "": DefaultPlaceholder(Name)
+	InQuery     bool        `json:"in_query,omitempty"`    // also put into the query of URLs
+	InBody      bool        `json:"in_body,omitempty"`     // also put into the bodies of requests
 	Value       SecretValue `json:"-"`                     // zero where Name refers to a secret that the runtime knows; never stored with the box
+}
+
+// SecretInfo is what can be known of a secret without its value.
+type SecretInfo struct {
+	Secret
+	Source  string    `json:"source"` // where its value is: "vault"
+	Updated time.Time `json:"updated"`
+}
+
+// ParseSecretName checks the name of a secret: 1 to 64 letters, digits, '-' and
+// '_', starting with a letter or '_'.
+//
+// Errors: [Config].
+func ParseSecretName(s string) (string, error) {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_"
+	if s == "" || len(s) > 64 || !consistsOf(s, letters+"0123456789-") || !consistsOf(s[:1], letters) {
+		return "", &Error{Op: "parse name of secret", Kind: Config, Ref: quote(s),
+			Hint: "Use 1 to 64 letters, digits, '-' and '_', starting with a letter."}
+	}
+	return s, nil
+}
+
+// EnvName returns the name of the environment variable of a box that holds the
+// placeholder: "BOXLITE_SECRET_" and the secret's name in capitals, with '_' for
+// '-'.
+func (s Secret) EnvName() string {
+	return "BOXLITE_SECRET_" + strings.ToUpper(strings.ReplaceAll(s.Name, "-", "_"))
 }
 
 // DefaultPlaceholder returns what a program in a box sends where the secret of

@@ -16,10 +16,12 @@ type Service interface {
 	Executions
 	Files
 	Images
+	Networks
+	Secrets
 }
 
 // Boxes creates boxes and leads them through their lives.
-type Boxes interface { //nolint:interfacebloat // a box's life has six verbs
+type Boxes interface { //nolint:interfacebloat // a box's life has seven verbs
 	// CreateBox persists a box and, unless told otherwise, starts it. If the
 	// start fails the box is kept as Failed, and the error names it.
 	//
@@ -41,6 +43,14 @@ type Boxes interface { //nolint:interfacebloat // a box's life has six verbs
 	// StopBox ends a box's processes and its machine and keeps its disk;
 	// stopping a stopped box does nothing. A box with AutoRemove is removed.
 	StopBox(ctx context.Context, ref string) (BoxInfo, error)
+
+	// UpdateBox changes a box, whatever state it is in. A principal may narrow
+	// what a box reaches, and the operator may replace it; connections that are
+	// not allowed any more end before it returns.
+	//
+	// Errors: NotFound; Config; Denied for a network that is not within the one
+	// that the box has; InvalidState for a network in a box without one.
+	UpdateBox(ctx context.Context, ref string, req UpdateRequest) (BoxInfo, error)
 
 	// RemoveBox deletes a box and its disk.
 	//
@@ -106,6 +116,31 @@ type Images interface {
 	RemoveImage(ctx context.Context, ref string) (ImageInfo, error)
 }
 
+// Networks says what boxes tried to reach.
+type Networks interface {
+	// NetworkLog returns records of a box, oldest first. It does not start it.
+	NetworkLog(ctx context.Context, req NetworkLogRequest) (NetworkLog, error)
+}
+
+// Secrets are the keys that boxes may use without seeing them. No method
+// returns a value.
+type Secrets interface {
+	// ListSecrets returns the secrets that may be used in boxes, by name.
+	ListSecrets(ctx context.Context) ([]SecretInfo, error)
+
+	// SetSecret keeps a secret, encrypted, in place of one of the same name.
+	// Running boxes that use it send the new value from the next request on.
+	//
+	// Errors: Denied for anybody but the operator; Config for a name, hosts or a
+	// value that cannot be.
+	SetSecret(ctx context.Context, s Secret) (SecretInfo, error)
+
+	// RemoveSecret forgets a secret. Running boxes do not send it any more.
+	//
+	// Errors: Denied for anybody but the operator; NotFound.
+	RemoveSecret(ctx context.Context, name string) (SecretInfo, error)
+}
+
 // A CreateRequest asks for a box.
 type CreateRequest struct {
 	Name    string     `json:"name,omitempty"` // unique to the principal; "": none
@@ -117,6 +152,12 @@ type CreateRequest struct {
 	IdleTimeout *Seconds `json:"idle_timeout_seconds,omitempty"`
 	// TTL removes the box this long after its creation. 0: never.
 	TTL Seconds `json:"ttl_seconds,omitempty"`
+}
+
+// An UpdateRequest changes a box. What is nil stays as it is.
+type UpdateRequest struct {
+	Network *NetworkSpec      `json:"network,omitempty"`
+	Labels  map[string]string `json:"labels,omitempty"` // to set; "" removes the label
 }
 
 // A ListRequest selects boxes.

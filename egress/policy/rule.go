@@ -144,6 +144,17 @@ func (r Rule) MatchesName(name string) bool {
 	return f == nil && r.matchesName(host)
 }
 
+// IsHosts reports whether the rule is about TCP connections to a host, or to the
+// hosts below one: not about addresses, requests or everything.
+func (r Rule) IsHosts() bool {
+	return (r.kind == exactly || r.kind == below) && r.proto == TCP && r.http.scheme == ""
+}
+
+// Matches reports whether the rule is about connections to name:port.
+func (r Rule) Matches(name string, port uint16) bool {
+	return r.ports.contains(port) && r.MatchesName(name)
+}
+
 // matchesName is MatchesName for a canonical name.
 func (r Rule) matchesName(host string) bool {
 	switch r.kind {

@@ -71,6 +71,18 @@ func (c *Client) StopBox(ctx context.Context, ref string) (info boxlite.BoxInfo,
 	return info, err
 }
 
+// UpdateBox implements [boxlite.Boxes].
+func (c *Client) UpdateBox(ctx context.Context, ref string, req boxlite.UpdateRequest) (info boxlite.BoxInfo, err error) {
+	b, err := encode(req)
+	if err != nil {
+		return info, err
+	}
+	err = c.unary(ctx, "update box", idempotent, &info, func(ctx context.Context, d daemon) (*rpcpb.Words, error) {
+		return d.UpdateBox(ctx, &rpcpb.UpdateBoxRequest{Ref: []byte(ref), Json: b})
+	})
+	return info, err
+}
+
 // RemoveBox implements [boxlite.Boxes]. It is not made again after a lost
 // connection: the name may be another box's by then.
 func (c *Client) RemoveBox(ctx context.Context, ref string, force bool) (info boxlite.BoxInfo, err error) {
@@ -223,6 +235,47 @@ func (c *Client) RemoveImage(ctx context.Context, ref string) (info boxlite.Imag
 	r := repeat{hint: "See with image_list whether the image is gone, and remove it again if not."}
 	err = c.unary(ctx, "remove image", r, &info, func(ctx context.Context, d daemon) (*rpcpb.Words, error) {
 		return d.RemoveImage(ctx, &rpcpb.Ref{Ref: []byte(ref)})
+	})
+	return info, err
+}
+
+// NetworkLog implements [boxlite.Networks].
+func (c *Client) NetworkLog(ctx context.Context, req boxlite.NetworkLogRequest) (log boxlite.NetworkLog, err error) {
+	b, err := encode(req)
+	if err != nil {
+		return log, err
+	}
+	err = c.unary(ctx, "read network log", idempotent, &log, func(ctx context.Context, d daemon) (*rpcpb.Words, error) {
+		return d.NetworkLog(ctx, &rpcpb.Words{Json: b})
+	})
+	return log, err
+}
+
+// ListSecrets implements [boxlite.Secrets].
+func (c *Client) ListSecrets(ctx context.Context) (list []boxlite.SecretInfo, err error) {
+	err = c.unary(ctx, "list secrets", idempotent, &list, func(ctx context.Context, d daemon) (*rpcpb.Words, error) {
+		return d.ListSecrets(ctx, &rpcpb.Empty{})
+	})
+	return list, err
+}
+
+// SetSecret implements [boxlite.Secrets].
+func (c *Client) SetSecret(ctx context.Context, s boxlite.Secret) (info boxlite.SecretInfo, err error) {
+	b, err := encode(s)
+	if err != nil {
+		return info, err
+	}
+	err = c.unary(ctx, "set secret", idempotent, &info, func(ctx context.Context, d daemon) (*rpcpb.Words, error) {
+		return d.SetSecret(ctx, &rpcpb.SetSecretRequest{Json: b, Value: []byte(s.Value.Reveal())})
+	})
+	return info, err
+}
+
+// RemoveSecret implements [boxlite.Secrets].
+func (c *Client) RemoveSecret(ctx context.Context, name string) (info boxlite.SecretInfo, err error) {
+	r := repeat{hint: "See with boxlite-mcp secret list whether it is gone."}
+	err = c.unary(ctx, "remove secret", r, &info, func(ctx context.Context, d daemon) (*rpcpb.Words, error) {
+		return d.RemoveSecret(ctx, &rpcpb.Ref{Ref: []byte(name)})
 	})
 	return info, err
 }

@@ -145,6 +145,15 @@ func (h *handlers) StopBox(ctx context.Context, req *rpcpb.Ref) (*rpcpb.Words, e
 	return words(service(ctx).StopBox(ctx, string(req.Ref)))
 }
 
+// UpdateBox changes a box.
+func (h *handlers) UpdateBox(ctx context.Context, req *rpcpb.UpdateBoxRequest) (*rpcpb.Words, error) {
+	var r boxlite.UpdateRequest
+	if err := decode(req.Json, &r); err != nil {
+		return nil, err
+	}
+	return words(service(ctx).UpdateBox(ctx, string(req.Ref), r))
+}
+
 // RemoveBox removes a box.
 func (h *handlers) RemoveBox(ctx context.Context, req *rpcpb.RemoveBoxRequest) (*rpcpb.Words, error) {
 	return words(service(ctx).RemoveBox(ctx, string(req.Ref), req.Force))
@@ -240,4 +249,33 @@ func (h *handlers) PullImage(req *rpcpb.Ref, stream grpc.ServerStreamingServer[r
 // RemoveImage removes an image.
 func (h *handlers) RemoveImage(ctx context.Context, req *rpcpb.Ref) (*rpcpb.Words, error) {
 	return words(service(ctx).RemoveImage(ctx, string(req.Ref)))
+}
+
+// NetworkLog returns records of what a box tried to reach.
+func (h *handlers) NetworkLog(ctx context.Context, req *rpcpb.Words) (*rpcpb.Words, error) {
+	var r boxlite.NetworkLogRequest
+	if err := decode(req.Json, &r); err != nil {
+		return nil, err
+	}
+	return words(service(ctx).NetworkLog(ctx, r))
+}
+
+// ListSecrets lists secrets.
+func (h *handlers) ListSecrets(ctx context.Context, _ *rpcpb.Empty) (*rpcpb.Words, error) {
+	return words(service(ctx).ListSecrets(ctx))
+}
+
+// SetSecret keeps a secret.
+func (h *handlers) SetSecret(ctx context.Context, req *rpcpb.SetSecretRequest) (*rpcpb.Words, error) {
+	var s boxlite.Secret
+	if err := decode(req.Json, &s); err != nil {
+		return nil, err
+	}
+	s.Value = boxlite.NewSecretValue(string(req.Value))
+	return words(service(ctx).SetSecret(ctx, s))
+}
+
+// RemoveSecret forgets a secret.
+func (h *handlers) RemoveSecret(ctx context.Context, req *rpcpb.Ref) (*rpcpb.Words, error) {
+	return words(service(ctx).RemoveSecret(ctx, string(req.Ref)))
 }

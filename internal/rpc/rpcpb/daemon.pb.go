@@ -518,6 +518,110 @@ func (x *ShutdownRequest) GetReason() []byte {
 	return nil
 }
 
+type UpdateBoxRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           []byte                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Json          []byte                 `protobuf:"bytes,2,opt,name=json,proto3" json:"json,omitempty"` // boxlite.UpdateRequest
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateBoxRequest) Reset() {
+	*x = UpdateBoxRequest{}
+	mi := &file_daemon_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateBoxRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateBoxRequest) ProtoMessage() {}
+
+func (x *UpdateBoxRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_daemon_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateBoxRequest.ProtoReflect.Descriptor instead.
+func (*UpdateBoxRequest) Descriptor() ([]byte, []int) {
+	return file_daemon_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *UpdateBoxRequest) GetRef() []byte {
+	if x != nil {
+		return x.Ref
+	}
+	return nil
+}
+
+func (x *UpdateBoxRequest) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
+type SetSecretRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Json          []byte                 `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`   // boxlite.Secret, which has no value there
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"` // goes nowhere but into the vault
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetSecretRequest) Reset() {
+	*x = SetSecretRequest{}
+	mi := &file_daemon_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetSecretRequest) ProtoMessage() {}
+
+func (x *SetSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_daemon_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetSecretRequest.ProtoReflect.Descriptor instead.
+func (*SetSecretRequest) Descriptor() ([]byte, []int) {
+	return file_daemon_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SetSecretRequest) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
+func (x *SetSecretRequest) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
 type RemoveBoxRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ref           []byte                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
@@ -528,7 +632,7 @@ type RemoveBoxRequest struct {
 
 func (x *RemoveBoxRequest) Reset() {
 	*x = RemoveBoxRequest{}
-	mi := &file_daemon_proto_msgTypes[8]
+	mi := &file_daemon_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -540,7 +644,7 @@ func (x *RemoveBoxRequest) String() string {
 func (*RemoveBoxRequest) ProtoMessage() {}
 
 func (x *RemoveBoxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_daemon_proto_msgTypes[8]
+	mi := &file_daemon_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -553,7 +657,7 @@ func (x *RemoveBoxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBoxRequest.ProtoReflect.Descriptor instead.
 func (*RemoveBoxRequest) Descriptor() ([]byte, []int) {
-	return file_daemon_proto_rawDescGZIP(), []int{8}
+	return file_daemon_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RemoveBoxRequest) GetRef() []byte {
@@ -580,7 +684,7 @@ type RunRequest struct {
 
 func (x *RunRequest) Reset() {
 	*x = RunRequest{}
-	mi := &file_daemon_proto_msgTypes[9]
+	mi := &file_daemon_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +696,7 @@ func (x *RunRequest) String() string {
 func (*RunRequest) ProtoMessage() {}
 
 func (x *RunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_daemon_proto_msgTypes[9]
+	mi := &file_daemon_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +709,7 @@ func (x *RunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
 func (*RunRequest) Descriptor() ([]byte, []int) {
-	return file_daemon_proto_rawDescGZIP(), []int{9}
+	return file_daemon_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RunRequest) GetBox() []byte {
@@ -636,7 +740,7 @@ type OutputRequest struct {
 
 func (x *OutputRequest) Reset() {
 	*x = OutputRequest{}
-	mi := &file_daemon_proto_msgTypes[10]
+	mi := &file_daemon_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +752,7 @@ func (x *OutputRequest) String() string {
 func (*OutputRequest) ProtoMessage() {}
 
 func (x *OutputRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_daemon_proto_msgTypes[10]
+	mi := &file_daemon_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +765,7 @@ func (x *OutputRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputRequest.ProtoReflect.Descriptor instead.
 func (*OutputRequest) Descriptor() ([]byte, []int) {
-	return file_daemon_proto_rawDescGZIP(), []int{10}
+	return file_daemon_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *OutputRequest) GetId() []byte {
@@ -717,7 +821,7 @@ type OutputReply struct {
 
 func (x *OutputReply) Reset() {
 	*x = OutputReply{}
-	mi := &file_daemon_proto_msgTypes[11]
+	mi := &file_daemon_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +833,7 @@ func (x *OutputReply) String() string {
 func (*OutputReply) ProtoMessage() {}
 
 func (x *OutputReply) ProtoReflect() protoreflect.Message {
-	mi := &file_daemon_proto_msgTypes[11]
+	mi := &file_daemon_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +846,7 @@ func (x *OutputReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputReply.ProtoReflect.Descriptor instead.
 func (*OutputReply) Descriptor() ([]byte, []int) {
-	return file_daemon_proto_rawDescGZIP(), []int{11}
+	return file_daemon_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *OutputReply) GetExec() []byte {
@@ -779,7 +883,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_daemon_proto_msgTypes[12]
+	mi := &file_daemon_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -791,7 +895,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_daemon_proto_msgTypes[12]
+	mi := &file_daemon_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -804,7 +908,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_daemon_proto_rawDescGZIP(), []int{12}
+	return file_daemon_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Chunk) GetOffset() int64 {
@@ -853,7 +957,7 @@ type WriteStdinRequest struct {
 
 func (x *WriteStdinRequest) Reset() {
 	*x = WriteStdinRequest{}
-	mi := &file_daemon_proto_msgTypes[13]
+	mi := &file_daemon_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +969,7 @@ func (x *WriteStdinRequest) String() string {
 func (*WriteStdinRequest) ProtoMessage() {}
 
 func (x *WriteStdinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_daemon_proto_msgTypes[13]
+	mi := &file_daemon_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +982,7 @@ func (x *WriteStdinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteStdinRequest.ProtoReflect.Descriptor instead.
 func (*WriteStdinRequest) Descriptor() ([]byte, []int) {
-	return file_daemon_proto_rawDescGZIP(), []int{13}
+	return file_daemon_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WriteStdinRequest) GetId() []byte {
@@ -912,7 +1016,7 @@ type WriteStdinReply struct {
 
 func (x *WriteStdinReply) Reset() {
 	*x = WriteStdinReply{}
-	mi := &file_daemon_proto_msgTypes[14]
+	mi := &file_daemon_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1028,7 @@ func (x *WriteStdinReply) String() string {
 func (*WriteStdinReply) ProtoMessage() {}
 
 func (x *WriteStdinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_daemon_proto_msgTypes[14]
+	mi := &file_daemon_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1041,7 @@ func (x *WriteStdinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteStdinReply.ProtoReflect.Descriptor instead.
 func (*WriteStdinReply) Descriptor() ([]byte, []int) {
-	return file_daemon_proto_rawDescGZIP(), []int{14}
+	return file_daemon_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WriteStdinReply) GetTaken() int64 {
@@ -957,7 +1061,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_daemon_proto_msgTypes[15]
+	mi := &file_daemon_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -969,7 +1073,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_daemon_proto_msgTypes[15]
+	mi := &file_daemon_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -982,7 +1086,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_daemon_proto_rawDescGZIP(), []int{15}
+	return file_daemon_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SignalRequest) GetId() []byte {
@@ -1009,7 +1113,7 @@ type StopExecRequest struct {
 
 func (x *StopExecRequest) Reset() {
 	*x = StopExecRequest{}
-	mi := &file_daemon_proto_msgTypes[16]
+	mi := &file_daemon_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1021,7 +1125,7 @@ func (x *StopExecRequest) String() string {
 func (*StopExecRequest) ProtoMessage() {}
 
 func (x *StopExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_daemon_proto_msgTypes[16]
+	mi := &file_daemon_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1034,7 +1138,7 @@ func (x *StopExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopExecRequest.ProtoReflect.Descriptor instead.
 func (*StopExecRequest) Descriptor() ([]byte, []int) {
-	return file_daemon_proto_rawDescGZIP(), []int{16}
+	return file_daemon_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StopExecRequest) GetId() []byte {
@@ -1062,7 +1166,7 @@ type ResizeTTYRequest struct {
 
 func (x *ResizeTTYRequest) Reset() {
 	*x = ResizeTTYRequest{}
-	mi := &file_daemon_proto_msgTypes[17]
+	mi := &file_daemon_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1178,7 @@ func (x *ResizeTTYRequest) String() string {
 func (*ResizeTTYRequest) ProtoMessage() {}
 
 func (x *ResizeTTYRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_daemon_proto_msgTypes[17]
+	mi := &file_daemon_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1191,7 @@ func (x *ResizeTTYRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeTTYRequest.ProtoReflect.Descriptor instead.
 func (*ResizeTTYRequest) Descriptor() ([]byte, []int) {
-	return file_daemon_proto_rawDescGZIP(), []int{17}
+	return file_daemon_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ResizeTTYRequest) GetId() []byte {
@@ -1123,7 +1227,7 @@ type ReadFileRequest struct {
 
 func (x *ReadFileRequest) Reset() {
 	*x = ReadFileRequest{}
-	mi := &file_daemon_proto_msgTypes[18]
+	mi := &file_daemon_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1135,7 +1239,7 @@ func (x *ReadFileRequest) String() string {
 func (*ReadFileRequest) ProtoMessage() {}
 
 func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_daemon_proto_msgTypes[18]
+	mi := &file_daemon_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1148,7 +1252,7 @@ func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileRequest.ProtoReflect.Descriptor instead.
 func (*ReadFileRequest) Descriptor() ([]byte, []int) {
-	return file_daemon_proto_rawDescGZIP(), []int{18}
+	return file_daemon_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReadFileRequest) GetBox() []byte {
@@ -1190,7 +1294,7 @@ type ReadFileReply struct {
 
 func (x *ReadFileReply) Reset() {
 	*x = ReadFileReply{}
-	mi := &file_daemon_proto_msgTypes[19]
+	mi := &file_daemon_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1306,7 @@ func (x *ReadFileReply) String() string {
 func (*ReadFileReply) ProtoMessage() {}
 
 func (x *ReadFileReply) ProtoReflect() protoreflect.Message {
-	mi := &file_daemon_proto_msgTypes[19]
+	mi := &file_daemon_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1319,7 @@ func (x *ReadFileReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileReply.ProtoReflect.Descriptor instead.
 func (*ReadFileReply) Descriptor() ([]byte, []int) {
-	return file_daemon_proto_rawDescGZIP(), []int{19}
+	return file_daemon_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReadFileReply) GetInfo() []byte {
@@ -1253,7 +1357,7 @@ type WriteFileRequest struct {
 
 func (x *WriteFileRequest) Reset() {
 	*x = WriteFileRequest{}
-	mi := &file_daemon_proto_msgTypes[20]
+	mi := &file_daemon_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1369,7 @@ func (x *WriteFileRequest) String() string {
 func (*WriteFileRequest) ProtoMessage() {}
 
 func (x *WriteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_daemon_proto_msgTypes[20]
+	mi := &file_daemon_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1382,7 @@ func (x *WriteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteFileRequest.ProtoReflect.Descriptor instead.
 func (*WriteFileRequest) Descriptor() ([]byte, []int) {
-	return file_daemon_proto_rawDescGZIP(), []int{20}
+	return file_daemon_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WriteFileRequest) GetBox() []byte {
@@ -1359,7 +1463,13 @@ const file_daemon_proto_rawDesc = "" +
 	"\x05start\x18\x05 \x01(\tR\x05start\x12\x12\n" +
 	"\x04boot\x18\x06 \x01(\tR\x04boot\")\n" +
 	"\x0fShutdownRequest\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\fR\x06reason\":\n" +
+	"\x06reason\x18\x01 \x01(\fR\x06reason\"8\n" +
+	"\x10UpdateBoxRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\fR\x03ref\x12\x12\n" +
+	"\x04json\x18\x02 \x01(\fR\x04json\"<\n" +
+	"\x10SetSecretRequest\x12\x12\n" +
+	"\x04json\x18\x01 \x01(\fR\x04json\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\":\n" +
 	"\x10RemoveBoxRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\fR\x03ref\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"8\n" +
@@ -1415,7 +1525,7 @@ const file_daemon_proto_rawDesc = "" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x12\x16\n" +
 	"\x06append\x18\x04 \x01(\bR\x06append\x12\x12\n" +
 	"\x04mode\x18\x05 \x01(\rR\x04mode\x12\x12\n" +
-	"\x04user\x18\x06 \x01(\fR\x04user2\x82\v\n" +
+	"\x04user\x18\x06 \x01(\fR\x04user2\xe1\r\n" +
 	"\x06Daemon\x12G\n" +
 	"\x05Hello\x12\x1f.boxlite.daemon.v1.HelloRequest\x1a\x1d.boxlite.daemon.v1.HelloReply\x12<\n" +
 	"\x06Status\x12\x18.boxlite.daemon.v1.Empty\x1a\x18.boxlite.daemon.v1.Words\x12H\n" +
@@ -1425,6 +1535,7 @@ const file_daemon_proto_rawDesc = "" +
 	"\tListBoxes\x12\x18.boxlite.daemon.v1.Words\x1a\x18.boxlite.daemon.v1.Words\x12=\n" +
 	"\bStartBox\x12\x16.boxlite.daemon.v1.Ref\x1a\x17.boxlite.daemon.v1.Step0\x01\x12;\n" +
 	"\aStopBox\x12\x16.boxlite.daemon.v1.Ref\x1a\x18.boxlite.daemon.v1.Words\x12J\n" +
+	"\tUpdateBox\x12#.boxlite.daemon.v1.UpdateBoxRequest\x1a\x18.boxlite.daemon.v1.Words\x12J\n" +
 	"\tRemoveBox\x12#.boxlite.daemon.v1.RemoveBoxRequest\x1a\x18.boxlite.daemon.v1.Words\x12?\n" +
 	"\x03Run\x12\x1d.boxlite.daemon.v1.RunRequest\x1a\x17.boxlite.daemon.v1.Step0\x01\x12J\n" +
 	"\x06Output\x12 .boxlite.daemon.v1.OutputRequest\x1a\x1e.boxlite.daemon.v1.OutputReply\x12V\n" +
@@ -1438,7 +1549,12 @@ const file_daemon_proto_rawDesc = "" +
 	"\n" +
 	"ListImages\x12\x18.boxlite.daemon.v1.Empty\x1a\x18.boxlite.daemon.v1.Words\x12>\n" +
 	"\tPullImage\x12\x16.boxlite.daemon.v1.Ref\x1a\x17.boxlite.daemon.v1.Step0\x01\x12?\n" +
-	"\vRemoveImage\x12\x16.boxlite.daemon.v1.Ref\x1a\x18.boxlite.daemon.v1.WordsB7Z5github.com/boxlite-mcp/boxlite-mcp/internal/rpc/rpcpbb\x06proto3"
+	"\vRemoveImage\x12\x16.boxlite.daemon.v1.Ref\x1a\x18.boxlite.daemon.v1.Words\x12@\n" +
+	"\n" +
+	"NetworkLog\x12\x18.boxlite.daemon.v1.Words\x1a\x18.boxlite.daemon.v1.Words\x12A\n" +
+	"\vListSecrets\x12\x18.boxlite.daemon.v1.Empty\x1a\x18.boxlite.daemon.v1.Words\x12J\n" +
+	"\tSetSecret\x12#.boxlite.daemon.v1.SetSecretRequest\x1a\x18.boxlite.daemon.v1.Words\x12@\n" +
+	"\fRemoveSecret\x12\x16.boxlite.daemon.v1.Ref\x1a\x18.boxlite.daemon.v1.WordsB7Z5github.com/boxlite-mcp/boxlite-mcp/internal/rpc/rpcpbb\x06proto3"
 
 var (
 	file_daemon_proto_rawDescOnce sync.Once
@@ -1452,7 +1568,7 @@ func file_daemon_proto_rawDescGZIP() []byte {
 	return file_daemon_proto_rawDescData
 }
 
-var file_daemon_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_daemon_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_daemon_proto_goTypes = []any{
 	(*Empty)(nil),             // 0: boxlite.daemon.v1.Empty
 	(*Words)(nil),             // 1: boxlite.daemon.v1.Words
@@ -1462,24 +1578,26 @@ var file_daemon_proto_goTypes = []any{
 	(*HelloRequest)(nil),      // 5: boxlite.daemon.v1.HelloRequest
 	(*HelloReply)(nil),        // 6: boxlite.daemon.v1.HelloReply
 	(*ShutdownRequest)(nil),   // 7: boxlite.daemon.v1.ShutdownRequest
-	(*RemoveBoxRequest)(nil),  // 8: boxlite.daemon.v1.RemoveBoxRequest
-	(*RunRequest)(nil),        // 9: boxlite.daemon.v1.RunRequest
-	(*OutputRequest)(nil),     // 10: boxlite.daemon.v1.OutputRequest
-	(*OutputReply)(nil),       // 11: boxlite.daemon.v1.OutputReply
-	(*Chunk)(nil),             // 12: boxlite.daemon.v1.Chunk
-	(*WriteStdinRequest)(nil), // 13: boxlite.daemon.v1.WriteStdinRequest
-	(*WriteStdinReply)(nil),   // 14: boxlite.daemon.v1.WriteStdinReply
-	(*SignalRequest)(nil),     // 15: boxlite.daemon.v1.SignalRequest
-	(*StopExecRequest)(nil),   // 16: boxlite.daemon.v1.StopExecRequest
-	(*ResizeTTYRequest)(nil),  // 17: boxlite.daemon.v1.ResizeTTYRequest
-	(*ReadFileRequest)(nil),   // 18: boxlite.daemon.v1.ReadFileRequest
-	(*ReadFileReply)(nil),     // 19: boxlite.daemon.v1.ReadFileReply
-	(*WriteFileRequest)(nil),  // 20: boxlite.daemon.v1.WriteFileRequest
+	(*UpdateBoxRequest)(nil),  // 8: boxlite.daemon.v1.UpdateBoxRequest
+	(*SetSecretRequest)(nil),  // 9: boxlite.daemon.v1.SetSecretRequest
+	(*RemoveBoxRequest)(nil),  // 10: boxlite.daemon.v1.RemoveBoxRequest
+	(*RunRequest)(nil),        // 11: boxlite.daemon.v1.RunRequest
+	(*OutputRequest)(nil),     // 12: boxlite.daemon.v1.OutputRequest
+	(*OutputReply)(nil),       // 13: boxlite.daemon.v1.OutputReply
+	(*Chunk)(nil),             // 14: boxlite.daemon.v1.Chunk
+	(*WriteStdinRequest)(nil), // 15: boxlite.daemon.v1.WriteStdinRequest
+	(*WriteStdinReply)(nil),   // 16: boxlite.daemon.v1.WriteStdinReply
+	(*SignalRequest)(nil),     // 17: boxlite.daemon.v1.SignalRequest
+	(*StopExecRequest)(nil),   // 18: boxlite.daemon.v1.StopExecRequest
+	(*ResizeTTYRequest)(nil),  // 19: boxlite.daemon.v1.ResizeTTYRequest
+	(*ReadFileRequest)(nil),   // 20: boxlite.daemon.v1.ReadFileRequest
+	(*ReadFileReply)(nil),     // 21: boxlite.daemon.v1.ReadFileReply
+	(*WriteFileRequest)(nil),  // 22: boxlite.daemon.v1.WriteFileRequest
 }
 var file_daemon_proto_depIdxs = []int32{
 	4,  // 0: boxlite.daemon.v1.Step.progress:type_name -> boxlite.daemon.v1.Progress
-	12, // 1: boxlite.daemon.v1.OutputReply.stdout:type_name -> boxlite.daemon.v1.Chunk
-	12, // 2: boxlite.daemon.v1.OutputReply.stderr:type_name -> boxlite.daemon.v1.Chunk
+	14, // 1: boxlite.daemon.v1.OutputReply.stdout:type_name -> boxlite.daemon.v1.Chunk
+	14, // 2: boxlite.daemon.v1.OutputReply.stderr:type_name -> boxlite.daemon.v1.Chunk
 	5,  // 3: boxlite.daemon.v1.Daemon.Hello:input_type -> boxlite.daemon.v1.HelloRequest
 	0,  // 4: boxlite.daemon.v1.Daemon.Status:input_type -> boxlite.daemon.v1.Empty
 	7,  // 5: boxlite.daemon.v1.Daemon.Shutdown:input_type -> boxlite.daemon.v1.ShutdownRequest
@@ -1488,40 +1606,50 @@ var file_daemon_proto_depIdxs = []int32{
 	1,  // 8: boxlite.daemon.v1.Daemon.ListBoxes:input_type -> boxlite.daemon.v1.Words
 	2,  // 9: boxlite.daemon.v1.Daemon.StartBox:input_type -> boxlite.daemon.v1.Ref
 	2,  // 10: boxlite.daemon.v1.Daemon.StopBox:input_type -> boxlite.daemon.v1.Ref
-	8,  // 11: boxlite.daemon.v1.Daemon.RemoveBox:input_type -> boxlite.daemon.v1.RemoveBoxRequest
-	9,  // 12: boxlite.daemon.v1.Daemon.Run:input_type -> boxlite.daemon.v1.RunRequest
-	10, // 13: boxlite.daemon.v1.Daemon.Output:input_type -> boxlite.daemon.v1.OutputRequest
-	13, // 14: boxlite.daemon.v1.Daemon.WriteStdin:input_type -> boxlite.daemon.v1.WriteStdinRequest
-	15, // 15: boxlite.daemon.v1.Daemon.Signal:input_type -> boxlite.daemon.v1.SignalRequest
-	16, // 16: boxlite.daemon.v1.Daemon.StopExec:input_type -> boxlite.daemon.v1.StopExecRequest
-	17, // 17: boxlite.daemon.v1.Daemon.ResizeTTY:input_type -> boxlite.daemon.v1.ResizeTTYRequest
-	18, // 18: boxlite.daemon.v1.Daemon.ReadFile:input_type -> boxlite.daemon.v1.ReadFileRequest
-	20, // 19: boxlite.daemon.v1.Daemon.WriteFile:input_type -> boxlite.daemon.v1.WriteFileRequest
-	0,  // 20: boxlite.daemon.v1.Daemon.ListImages:input_type -> boxlite.daemon.v1.Empty
-	2,  // 21: boxlite.daemon.v1.Daemon.PullImage:input_type -> boxlite.daemon.v1.Ref
-	2,  // 22: boxlite.daemon.v1.Daemon.RemoveImage:input_type -> boxlite.daemon.v1.Ref
-	6,  // 23: boxlite.daemon.v1.Daemon.Hello:output_type -> boxlite.daemon.v1.HelloReply
-	1,  // 24: boxlite.daemon.v1.Daemon.Status:output_type -> boxlite.daemon.v1.Words
-	0,  // 25: boxlite.daemon.v1.Daemon.Shutdown:output_type -> boxlite.daemon.v1.Empty
-	3,  // 26: boxlite.daemon.v1.Daemon.CreateBox:output_type -> boxlite.daemon.v1.Step
-	1,  // 27: boxlite.daemon.v1.Daemon.GetBox:output_type -> boxlite.daemon.v1.Words
-	1,  // 28: boxlite.daemon.v1.Daemon.ListBoxes:output_type -> boxlite.daemon.v1.Words
-	3,  // 29: boxlite.daemon.v1.Daemon.StartBox:output_type -> boxlite.daemon.v1.Step
-	1,  // 30: boxlite.daemon.v1.Daemon.StopBox:output_type -> boxlite.daemon.v1.Words
-	1,  // 31: boxlite.daemon.v1.Daemon.RemoveBox:output_type -> boxlite.daemon.v1.Words
-	3,  // 32: boxlite.daemon.v1.Daemon.Run:output_type -> boxlite.daemon.v1.Step
-	11, // 33: boxlite.daemon.v1.Daemon.Output:output_type -> boxlite.daemon.v1.OutputReply
-	14, // 34: boxlite.daemon.v1.Daemon.WriteStdin:output_type -> boxlite.daemon.v1.WriteStdinReply
-	0,  // 35: boxlite.daemon.v1.Daemon.Signal:output_type -> boxlite.daemon.v1.Empty
-	1,  // 36: boxlite.daemon.v1.Daemon.StopExec:output_type -> boxlite.daemon.v1.Words
-	0,  // 37: boxlite.daemon.v1.Daemon.ResizeTTY:output_type -> boxlite.daemon.v1.Empty
-	19, // 38: boxlite.daemon.v1.Daemon.ReadFile:output_type -> boxlite.daemon.v1.ReadFileReply
-	1,  // 39: boxlite.daemon.v1.Daemon.WriteFile:output_type -> boxlite.daemon.v1.Words
-	1,  // 40: boxlite.daemon.v1.Daemon.ListImages:output_type -> boxlite.daemon.v1.Words
-	3,  // 41: boxlite.daemon.v1.Daemon.PullImage:output_type -> boxlite.daemon.v1.Step
-	1,  // 42: boxlite.daemon.v1.Daemon.RemoveImage:output_type -> boxlite.daemon.v1.Words
-	23, // [23:43] is the sub-list for method output_type
-	3,  // [3:23] is the sub-list for method input_type
+	8,  // 11: boxlite.daemon.v1.Daemon.UpdateBox:input_type -> boxlite.daemon.v1.UpdateBoxRequest
+	10, // 12: boxlite.daemon.v1.Daemon.RemoveBox:input_type -> boxlite.daemon.v1.RemoveBoxRequest
+	11, // 13: boxlite.daemon.v1.Daemon.Run:input_type -> boxlite.daemon.v1.RunRequest
+	12, // 14: boxlite.daemon.v1.Daemon.Output:input_type -> boxlite.daemon.v1.OutputRequest
+	15, // 15: boxlite.daemon.v1.Daemon.WriteStdin:input_type -> boxlite.daemon.v1.WriteStdinRequest
+	17, // 16: boxlite.daemon.v1.Daemon.Signal:input_type -> boxlite.daemon.v1.SignalRequest
+	18, // 17: boxlite.daemon.v1.Daemon.StopExec:input_type -> boxlite.daemon.v1.StopExecRequest
+	19, // 18: boxlite.daemon.v1.Daemon.ResizeTTY:input_type -> boxlite.daemon.v1.ResizeTTYRequest
+	20, // 19: boxlite.daemon.v1.Daemon.ReadFile:input_type -> boxlite.daemon.v1.ReadFileRequest
+	22, // 20: boxlite.daemon.v1.Daemon.WriteFile:input_type -> boxlite.daemon.v1.WriteFileRequest
+	0,  // 21: boxlite.daemon.v1.Daemon.ListImages:input_type -> boxlite.daemon.v1.Empty
+	2,  // 22: boxlite.daemon.v1.Daemon.PullImage:input_type -> boxlite.daemon.v1.Ref
+	2,  // 23: boxlite.daemon.v1.Daemon.RemoveImage:input_type -> boxlite.daemon.v1.Ref
+	1,  // 24: boxlite.daemon.v1.Daemon.NetworkLog:input_type -> boxlite.daemon.v1.Words
+	0,  // 25: boxlite.daemon.v1.Daemon.ListSecrets:input_type -> boxlite.daemon.v1.Empty
+	9,  // 26: boxlite.daemon.v1.Daemon.SetSecret:input_type -> boxlite.daemon.v1.SetSecretRequest
+	2,  // 27: boxlite.daemon.v1.Daemon.RemoveSecret:input_type -> boxlite.daemon.v1.Ref
+	6,  // 28: boxlite.daemon.v1.Daemon.Hello:output_type -> boxlite.daemon.v1.HelloReply
+	1,  // 29: boxlite.daemon.v1.Daemon.Status:output_type -> boxlite.daemon.v1.Words
+	0,  // 30: boxlite.daemon.v1.Daemon.Shutdown:output_type -> boxlite.daemon.v1.Empty
+	3,  // 31: boxlite.daemon.v1.Daemon.CreateBox:output_type -> boxlite.daemon.v1.Step
+	1,  // 32: boxlite.daemon.v1.Daemon.GetBox:output_type -> boxlite.daemon.v1.Words
+	1,  // 33: boxlite.daemon.v1.Daemon.ListBoxes:output_type -> boxlite.daemon.v1.Words
+	3,  // 34: boxlite.daemon.v1.Daemon.StartBox:output_type -> boxlite.daemon.v1.Step
+	1,  // 35: boxlite.daemon.v1.Daemon.StopBox:output_type -> boxlite.daemon.v1.Words
+	1,  // 36: boxlite.daemon.v1.Daemon.UpdateBox:output_type -> boxlite.daemon.v1.Words
+	1,  // 37: boxlite.daemon.v1.Daemon.RemoveBox:output_type -> boxlite.daemon.v1.Words
+	3,  // 38: boxlite.daemon.v1.Daemon.Run:output_type -> boxlite.daemon.v1.Step
+	13, // 39: boxlite.daemon.v1.Daemon.Output:output_type -> boxlite.daemon.v1.OutputReply
+	16, // 40: boxlite.daemon.v1.Daemon.WriteStdin:output_type -> boxlite.daemon.v1.WriteStdinReply
+	0,  // 41: boxlite.daemon.v1.Daemon.Signal:output_type -> boxlite.daemon.v1.Empty
+	1,  // 42: boxlite.daemon.v1.Daemon.StopExec:output_type -> boxlite.daemon.v1.Words
+	0,  // 43: boxlite.daemon.v1.Daemon.ResizeTTY:output_type -> boxlite.daemon.v1.Empty
+	21, // 44: boxlite.daemon.v1.Daemon.ReadFile:output_type -> boxlite.daemon.v1.ReadFileReply
+	1,  // 45: boxlite.daemon.v1.Daemon.WriteFile:output_type -> boxlite.daemon.v1.Words
+	1,  // 46: boxlite.daemon.v1.Daemon.ListImages:output_type -> boxlite.daemon.v1.Words
+	3,  // 47: boxlite.daemon.v1.Daemon.PullImage:output_type -> boxlite.daemon.v1.Step
+	1,  // 48: boxlite.daemon.v1.Daemon.RemoveImage:output_type -> boxlite.daemon.v1.Words
+	1,  // 49: boxlite.daemon.v1.Daemon.NetworkLog:output_type -> boxlite.daemon.v1.Words
+	1,  // 50: boxlite.daemon.v1.Daemon.ListSecrets:output_type -> boxlite.daemon.v1.Words
+	1,  // 51: boxlite.daemon.v1.Daemon.SetSecret:output_type -> boxlite.daemon.v1.Words
+	1,  // 52: boxlite.daemon.v1.Daemon.RemoveSecret:output_type -> boxlite.daemon.v1.Words
+	28, // [28:53] is the sub-list for method output_type
+	3,  // [3:28] is the sub-list for method input_type
 	3,  // [3:3] is the sub-list for extension type_name
 	3,  // [3:3] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
@@ -1542,7 +1670,7 @@ func file_daemon_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_daemon_proto_rawDesc), len(file_daemon_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

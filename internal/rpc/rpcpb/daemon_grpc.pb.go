@@ -34,26 +34,31 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Daemon_Hello_FullMethodName       = "/boxlite.daemon.v1.Daemon/Hello"
-	Daemon_Status_FullMethodName      = "/boxlite.daemon.v1.Daemon/Status"
-	Daemon_Shutdown_FullMethodName    = "/boxlite.daemon.v1.Daemon/Shutdown"
-	Daemon_CreateBox_FullMethodName   = "/boxlite.daemon.v1.Daemon/CreateBox"
-	Daemon_GetBox_FullMethodName      = "/boxlite.daemon.v1.Daemon/GetBox"
-	Daemon_ListBoxes_FullMethodName   = "/boxlite.daemon.v1.Daemon/ListBoxes"
-	Daemon_StartBox_FullMethodName    = "/boxlite.daemon.v1.Daemon/StartBox"
-	Daemon_StopBox_FullMethodName     = "/boxlite.daemon.v1.Daemon/StopBox"
-	Daemon_RemoveBox_FullMethodName   = "/boxlite.daemon.v1.Daemon/RemoveBox"
-	Daemon_Run_FullMethodName         = "/boxlite.daemon.v1.Daemon/Run"
-	Daemon_Output_FullMethodName      = "/boxlite.daemon.v1.Daemon/Output"
-	Daemon_WriteStdin_FullMethodName  = "/boxlite.daemon.v1.Daemon/WriteStdin"
-	Daemon_Signal_FullMethodName      = "/boxlite.daemon.v1.Daemon/Signal"
-	Daemon_StopExec_FullMethodName    = "/boxlite.daemon.v1.Daemon/StopExec"
-	Daemon_ResizeTTY_FullMethodName   = "/boxlite.daemon.v1.Daemon/ResizeTTY"
-	Daemon_ReadFile_FullMethodName    = "/boxlite.daemon.v1.Daemon/ReadFile"
-	Daemon_WriteFile_FullMethodName   = "/boxlite.daemon.v1.Daemon/WriteFile"
-	Daemon_ListImages_FullMethodName  = "/boxlite.daemon.v1.Daemon/ListImages"
-	Daemon_PullImage_FullMethodName   = "/boxlite.daemon.v1.Daemon/PullImage"
-	Daemon_RemoveImage_FullMethodName = "/boxlite.daemon.v1.Daemon/RemoveImage"
+	Daemon_Hello_FullMethodName        = "/boxlite.daemon.v1.Daemon/Hello"
+	Daemon_Status_FullMethodName       = "/boxlite.daemon.v1.Daemon/Status"
+	Daemon_Shutdown_FullMethodName     = "/boxlite.daemon.v1.Daemon/Shutdown"
+	Daemon_CreateBox_FullMethodName    = "/boxlite.daemon.v1.Daemon/CreateBox"
+	Daemon_GetBox_FullMethodName       = "/boxlite.daemon.v1.Daemon/GetBox"
+	Daemon_ListBoxes_FullMethodName    = "/boxlite.daemon.v1.Daemon/ListBoxes"
+	Daemon_StartBox_FullMethodName     = "/boxlite.daemon.v1.Daemon/StartBox"
+	Daemon_StopBox_FullMethodName      = "/boxlite.daemon.v1.Daemon/StopBox"
+	Daemon_UpdateBox_FullMethodName    = "/boxlite.daemon.v1.Daemon/UpdateBox"
+	Daemon_RemoveBox_FullMethodName    = "/boxlite.daemon.v1.Daemon/RemoveBox"
+	Daemon_Run_FullMethodName          = "/boxlite.daemon.v1.Daemon/Run"
+	Daemon_Output_FullMethodName       = "/boxlite.daemon.v1.Daemon/Output"
+	Daemon_WriteStdin_FullMethodName   = "/boxlite.daemon.v1.Daemon/WriteStdin"
+	Daemon_Signal_FullMethodName       = "/boxlite.daemon.v1.Daemon/Signal"
+	Daemon_StopExec_FullMethodName     = "/boxlite.daemon.v1.Daemon/StopExec"
+	Daemon_ResizeTTY_FullMethodName    = "/boxlite.daemon.v1.Daemon/ResizeTTY"
+	Daemon_ReadFile_FullMethodName     = "/boxlite.daemon.v1.Daemon/ReadFile"
+	Daemon_WriteFile_FullMethodName    = "/boxlite.daemon.v1.Daemon/WriteFile"
+	Daemon_ListImages_FullMethodName   = "/boxlite.daemon.v1.Daemon/ListImages"
+	Daemon_PullImage_FullMethodName    = "/boxlite.daemon.v1.Daemon/PullImage"
+	Daemon_RemoveImage_FullMethodName  = "/boxlite.daemon.v1.Daemon/RemoveImage"
+	Daemon_NetworkLog_FullMethodName   = "/boxlite.daemon.v1.Daemon/NetworkLog"
+	Daemon_ListSecrets_FullMethodName  = "/boxlite.daemon.v1.Daemon/ListSecrets"
+	Daemon_SetSecret_FullMethodName    = "/boxlite.daemon.v1.Daemon/SetSecret"
+	Daemon_RemoveSecret_FullMethodName = "/boxlite.daemon.v1.Daemon/RemoveSecret"
 )
 
 // DaemonClient is the client API for Daemon service.
@@ -70,6 +75,7 @@ type DaemonClient interface {
 	ListBoxes(ctx context.Context, in *Words, opts ...grpc.CallOption) (*Words, error)
 	StartBox(ctx context.Context, in *Ref, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Step], error)
 	StopBox(ctx context.Context, in *Ref, opts ...grpc.CallOption) (*Words, error)
+	UpdateBox(ctx context.Context, in *UpdateBoxRequest, opts ...grpc.CallOption) (*Words, error)
 	RemoveBox(ctx context.Context, in *RemoveBoxRequest, opts ...grpc.CallOption) (*Words, error)
 	Run(ctx context.Context, in *RunRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Step], error)
 	Output(ctx context.Context, in *OutputRequest, opts ...grpc.CallOption) (*OutputReply, error)
@@ -82,6 +88,10 @@ type DaemonClient interface {
 	ListImages(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Words, error)
 	PullImage(ctx context.Context, in *Ref, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Step], error)
 	RemoveImage(ctx context.Context, in *Ref, opts ...grpc.CallOption) (*Words, error)
+	NetworkLog(ctx context.Context, in *Words, opts ...grpc.CallOption) (*Words, error)
+	ListSecrets(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Words, error)
+	SetSecret(ctx context.Context, in *SetSecretRequest, opts ...grpc.CallOption) (*Words, error)
+	RemoveSecret(ctx context.Context, in *Ref, opts ...grpc.CallOption) (*Words, error)
 }
 
 type daemonClient struct {
@@ -184,6 +194,16 @@ func (c *daemonClient) StopBox(ctx context.Context, in *Ref, opts ...grpc.CallOp
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Words)
 	err := c.cc.Invoke(ctx, Daemon_StopBox_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *daemonClient) UpdateBox(ctx context.Context, in *UpdateBoxRequest, opts ...grpc.CallOption) (*Words, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Words)
+	err := c.cc.Invoke(ctx, Daemon_UpdateBox_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -328,6 +348,46 @@ func (c *daemonClient) RemoveImage(ctx context.Context, in *Ref, opts ...grpc.Ca
 	return out, nil
 }
 
+func (c *daemonClient) NetworkLog(ctx context.Context, in *Words, opts ...grpc.CallOption) (*Words, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Words)
+	err := c.cc.Invoke(ctx, Daemon_NetworkLog_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *daemonClient) ListSecrets(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Words, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Words)
+	err := c.cc.Invoke(ctx, Daemon_ListSecrets_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *daemonClient) SetSecret(ctx context.Context, in *SetSecretRequest, opts ...grpc.CallOption) (*Words, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Words)
+	err := c.cc.Invoke(ctx, Daemon_SetSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *daemonClient) RemoveSecret(ctx context.Context, in *Ref, opts ...grpc.CallOption) (*Words, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Words)
+	err := c.cc.Invoke(ctx, Daemon_RemoveSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DaemonServer is the server API for Daemon service.
 // All implementations must embed UnimplementedDaemonServer
 // for forward compatibility.
@@ -342,6 +402,7 @@ type DaemonServer interface {
 	ListBoxes(context.Context, *Words) (*Words, error)
 	StartBox(*Ref, grpc.ServerStreamingServer[Step]) error
 	StopBox(context.Context, *Ref) (*Words, error)
+	UpdateBox(context.Context, *UpdateBoxRequest) (*Words, error)
 	RemoveBox(context.Context, *RemoveBoxRequest) (*Words, error)
 	Run(*RunRequest, grpc.ServerStreamingServer[Step]) error
 	Output(context.Context, *OutputRequest) (*OutputReply, error)
@@ -354,6 +415,10 @@ type DaemonServer interface {
 	ListImages(context.Context, *Empty) (*Words, error)
 	PullImage(*Ref, grpc.ServerStreamingServer[Step]) error
 	RemoveImage(context.Context, *Ref) (*Words, error)
+	NetworkLog(context.Context, *Words) (*Words, error)
+	ListSecrets(context.Context, *Empty) (*Words, error)
+	SetSecret(context.Context, *SetSecretRequest) (*Words, error)
+	RemoveSecret(context.Context, *Ref) (*Words, error)
 	mustEmbedUnimplementedDaemonServer()
 }
 
@@ -387,6 +452,9 @@ func (UnimplementedDaemonServer) StartBox(*Ref, grpc.ServerStreamingServer[Step]
 }
 func (UnimplementedDaemonServer) StopBox(context.Context, *Ref) (*Words, error) {
 	return nil, status.Error(codes.Unimplemented, "method StopBox not implemented")
+}
+func (UnimplementedDaemonServer) UpdateBox(context.Context, *UpdateBoxRequest) (*Words, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateBox not implemented")
 }
 func (UnimplementedDaemonServer) RemoveBox(context.Context, *RemoveBoxRequest) (*Words, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveBox not implemented")
@@ -423,6 +491,18 @@ func (UnimplementedDaemonServer) PullImage(*Ref, grpc.ServerStreamingServer[Step
 }
 func (UnimplementedDaemonServer) RemoveImage(context.Context, *Ref) (*Words, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveImage not implemented")
+}
+func (UnimplementedDaemonServer) NetworkLog(context.Context, *Words) (*Words, error) {
+	return nil, status.Error(codes.Unimplemented, "method NetworkLog not implemented")
+}
+func (UnimplementedDaemonServer) ListSecrets(context.Context, *Empty) (*Words, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSecrets not implemented")
+}
+func (UnimplementedDaemonServer) SetSecret(context.Context, *SetSecretRequest) (*Words, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetSecret not implemented")
+}
+func (UnimplementedDaemonServer) RemoveSecret(context.Context, *Ref) (*Words, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveSecret not implemented")
 }
 func (UnimplementedDaemonServer) mustEmbedUnimplementedDaemonServer() {}
 func (UnimplementedDaemonServer) testEmbeddedByValue()                {}
@@ -571,6 +651,24 @@ func _Daemon_StopBox_Handler(srv interface{}, ctx context.Context, dec func(inte
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(DaemonServer).StopBox(ctx, req.(*Ref))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Daemon_UpdateBox_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateBoxRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DaemonServer).UpdateBox(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Daemon_UpdateBox_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DaemonServer).UpdateBox(ctx, req.(*UpdateBoxRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -777,6 +875,78 @@ func _Daemon_RemoveImage_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Daemon_NetworkLog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Words)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DaemonServer).NetworkLog(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Daemon_NetworkLog_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DaemonServer).NetworkLog(ctx, req.(*Words))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Daemon_ListSecrets_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Empty)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DaemonServer).ListSecrets(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Daemon_ListSecrets_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DaemonServer).ListSecrets(ctx, req.(*Empty))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Daemon_SetSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DaemonServer).SetSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Daemon_SetSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DaemonServer).SetSecret(ctx, req.(*SetSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Daemon_RemoveSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Ref)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DaemonServer).RemoveSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Daemon_RemoveSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DaemonServer).RemoveSecret(ctx, req.(*Ref))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Daemon_ServiceDesc is the grpc.ServiceDesc for Daemon service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -807,6 +977,10 @@ var Daemon_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StopBox",
 			Handler:    _Daemon_StopBox_Handler,
+		},
+		{
+			MethodName: "UpdateBox",
+			Handler:    _Daemon_UpdateBox_Handler,
 		},
 		{
 			MethodName: "RemoveBox",
@@ -847,6 +1021,22 @@ var Daemon_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveImage",
 			Handler:    _Daemon_RemoveImage_Handler,
+		},
+		{
+			MethodName: "NetworkLog",
+			Handler:    _Daemon_NetworkLog_Handler,
+		},
+		{
+			MethodName: "ListSecrets",
+			Handler:    _Daemon_ListSecrets_Handler,
+		},
+		{
+			MethodName: "SetSecret",
+			Handler:    _Daemon_SetSecret_Handler,
+		},
+		{
+			MethodName: "RemoveSecret",
+			Handler:    _Daemon_RemoveSecret_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

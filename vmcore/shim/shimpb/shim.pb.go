@@ -1270,7 +1270,7 @@ const file_shim_proto_rawDesc = "" +
 	"\ametrics\x18\x01 \x01(\fR\ametrics\x12 \n" +
 	"\flast_used_ns\x18\x02 \x01(\x03R\n" +
 	"lastUsedNs\x12\x18\n" +
-	"\arunning\x18\x03 \x01(\x05R\arunning2\xa8\b\n" +
+	"\arunning\x18\x03 \x01(\x05R\arunning2\xe6\b\n" +
 	"\x04Shim\x12C\n" +
 	"\x05Hello\x12\x1d.boxlite.shim.v1.HelloRequest\x1a\x1b.boxlite.shim.v1.HelloReply\x126\n" +
 	"\x05Watch\x12\x16.boxlite.shim.v1.Empty\x1a\x15.boxlite.shim.v1.Gone\x12;\n" +
@@ -1285,7 +1285,9 @@ const file_shim_proto_rawDesc = "" +
 	"\n" +
 	"Executions\x12\x16.boxlite.shim.v1.Empty\x1a\x1e.boxlite.shim.v1.ExecutionList\x12H\n" +
 	"\bReadFile\x12 .boxlite.shim.v1.ReadFileRequest\x1a\x1a.boxlite.shim.v1.FileReply\x12F\n" +
-	"\tWriteFile\x12!.boxlite.shim.v1.WriteFileRequest\x1a\x16.boxlite.shim.v1.Words\x12>\n" +
+	"\tWriteFile\x12!.boxlite.shim.v1.WriteFileRequest\x1a\x16.boxlite.shim.v1.Words\x12<\n" +
+	"\n" +
+	"SetNetwork\x12\x16.boxlite.shim.v1.Words\x1a\x16.boxlite.shim.v1.Empty\x12>\n" +
 	"\x06Status\x12\x16.boxlite.shim.v1.Empty\x1a\x1c.boxlite.shim.v1.StatusReply\x126\n" +
 	"\x04Sync\x12\x16.boxlite.shim.v1.Empty\x1a\x16.boxlite.shim.v1.Empty\x127\n" +
 	"\x05Pause\x12\x16.boxlite.shim.v1.Empty\x1a\x16.boxlite.shim.v1.Empty\x128\n" +
@@ -1341,28 +1343,30 @@ var file_shim_proto_depIdxs = []int32{
 	0,  // 11: boxlite.shim.v1.Shim.Executions:input_type -> boxlite.shim.v1.Empty
 	16, // 12: boxlite.shim.v1.Shim.ReadFile:input_type -> boxlite.shim.v1.ReadFileRequest
 	18, // 13: boxlite.shim.v1.Shim.WriteFile:input_type -> boxlite.shim.v1.WriteFileRequest
-	0,  // 14: boxlite.shim.v1.Shim.Status:input_type -> boxlite.shim.v1.Empty
-	0,  // 15: boxlite.shim.v1.Shim.Sync:input_type -> boxlite.shim.v1.Empty
-	0,  // 16: boxlite.shim.v1.Shim.Pause:input_type -> boxlite.shim.v1.Empty
-	0,  // 17: boxlite.shim.v1.Shim.Resume:input_type -> boxlite.shim.v1.Empty
-	3,  // 18: boxlite.shim.v1.Shim.Hello:output_type -> boxlite.shim.v1.HelloReply
-	4,  // 19: boxlite.shim.v1.Shim.Watch:output_type -> boxlite.shim.v1.Gone
-	4,  // 20: boxlite.shim.v1.Shim.Stop:output_type -> boxlite.shim.v1.Gone
-	1,  // 21: boxlite.shim.v1.Shim.Run:output_type -> boxlite.shim.v1.Words
-	9,  // 22: boxlite.shim.v1.Shim.Output:output_type -> boxlite.shim.v1.OutputReply
-	11, // 23: boxlite.shim.v1.Shim.WriteStdin:output_type -> boxlite.shim.v1.WriteStdinReply
-	0,  // 24: boxlite.shim.v1.Shim.Signal:output_type -> boxlite.shim.v1.Empty
-	1,  // 25: boxlite.shim.v1.Shim.StopExec:output_type -> boxlite.shim.v1.Words
-	0,  // 26: boxlite.shim.v1.Shim.ResizeTTY:output_type -> boxlite.shim.v1.Empty
-	15, // 27: boxlite.shim.v1.Shim.Executions:output_type -> boxlite.shim.v1.ExecutionList
-	17, // 28: boxlite.shim.v1.Shim.ReadFile:output_type -> boxlite.shim.v1.FileReply
-	1,  // 29: boxlite.shim.v1.Shim.WriteFile:output_type -> boxlite.shim.v1.Words
-	19, // 30: boxlite.shim.v1.Shim.Status:output_type -> boxlite.shim.v1.StatusReply
-	0,  // 31: boxlite.shim.v1.Shim.Sync:output_type -> boxlite.shim.v1.Empty
-	0,  // 32: boxlite.shim.v1.Shim.Pause:output_type -> boxlite.shim.v1.Empty
-	0,  // 33: boxlite.shim.v1.Shim.Resume:output_type -> boxlite.shim.v1.Empty
-	18, // [18:34] is the sub-list for method output_type
-	2,  // [2:18] is the sub-list for method input_type
+	1,  // 14: boxlite.shim.v1.Shim.SetNetwork:input_type -> boxlite.shim.v1.Words
+	0,  // 15: boxlite.shim.v1.Shim.Status:input_type -> boxlite.shim.v1.Empty
+	0,  // 16: boxlite.shim.v1.Shim.Sync:input_type -> boxlite.shim.v1.Empty
+	0,  // 17: boxlite.shim.v1.Shim.Pause:input_type -> boxlite.shim.v1.Empty
+	0,  // 18: boxlite.shim.v1.Shim.Resume:input_type -> boxlite.shim.v1.Empty
+	3,  // 19: boxlite.shim.v1.Shim.Hello:output_type -> boxlite.shim.v1.HelloReply
+	4,  // 20: boxlite.shim.v1.Shim.Watch:output_type -> boxlite.shim.v1.Gone
+	4,  // 21: boxlite.shim.v1.Shim.Stop:output_type -> boxlite.shim.v1.Gone
+	1,  // 22: boxlite.shim.v1.Shim.Run:output_type -> boxlite.shim.v1.Words
+	9,  // 23: boxlite.shim.v1.Shim.Output:output_type -> boxlite.shim.v1.OutputReply
+	11, // 24: boxlite.shim.v1.Shim.WriteStdin:output_type -> boxlite.shim.v1.WriteStdinReply
+	0,  // 25: boxlite.shim.v1.Shim.Signal:output_type -> boxlite.shim.v1.Empty
+	1,  // 26: boxlite.shim.v1.Shim.StopExec:output_type -> boxlite.shim.v1.Words
+	0,  // 27: boxlite.shim.v1.Shim.ResizeTTY:output_type -> boxlite.shim.v1.Empty
+	15, // 28: boxlite.shim.v1.Shim.Executions:output_type -> boxlite.shim.v1.ExecutionList
+	17, // 29: boxlite.shim.v1.Shim.ReadFile:output_type -> boxlite.shim.v1.FileReply
+	1,  // 30: boxlite.shim.v1.Shim.WriteFile:output_type -> boxlite.shim.v1.Words
+	0,  // 31: boxlite.shim.v1.Shim.SetNetwork:output_type -> boxlite.shim.v1.Empty
+	19, // 32: boxlite.shim.v1.Shim.Status:output_type -> boxlite.shim.v1.StatusReply
+	0,  // 33: boxlite.shim.v1.Shim.Sync:output_type -> boxlite.shim.v1.Empty
+	0,  // 34: boxlite.shim.v1.Shim.Pause:output_type -> boxlite.shim.v1.Empty
+	0,  // 35: boxlite.shim.v1.Shim.Resume:output_type -> boxlite.shim.v1.Empty
+	19, // [19:36] is the sub-list for method output_type
+	2,  // [2:19] is the sub-list for method input_type
 	2,  // [2:2] is the sub-list for extension type_name
 	2,  // [2:2] is the sub-list for extension extendee
 	0,  // [0:2] is the sub-list for field type_name

@@ -35,6 +35,7 @@ const (
 	Shim_Executions_FullMethodName = "/boxlite.shim.v1.Shim/Executions"
 	Shim_ReadFile_FullMethodName   = "/boxlite.shim.v1.Shim/ReadFile"
 	Shim_WriteFile_FullMethodName  = "/boxlite.shim.v1.Shim/WriteFile"
+	Shim_SetNetwork_FullMethodName = "/boxlite.shim.v1.Shim/SetNetwork"
 	Shim_Status_FullMethodName     = "/boxlite.shim.v1.Shim/Status"
 	Shim_Sync_FullMethodName       = "/boxlite.shim.v1.Shim/Sync"
 	Shim_Pause_FullMethodName      = "/boxlite.shim.v1.Shim/Pause"
@@ -63,6 +64,9 @@ type ShimClient interface {
 	Executions(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*ExecutionList, error)
 	ReadFile(ctx context.Context, in *ReadFileRequest, opts ...grpc.CallOption) (*FileReply, error)
 	WriteFile(ctx context.Context, in *WriteFileRequest, opts ...grpc.CallOption) (*Words, error)
+	// SetNetwork replaces what the box may reach, and ends what it may not reach
+	// any more before it returns.
+	SetNetwork(ctx context.Context, in *Words, opts ...grpc.CallOption) (*Empty, error)
 	Status(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*StatusReply, error)
 	Sync(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
 	Pause(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
@@ -197,6 +201,16 @@ func (c *shimClient) WriteFile(ctx context.Context, in *WriteFileRequest, opts .
 	return out, nil
 }
 
+func (c *shimClient) SetNetwork(ctx context.Context, in *Words, opts ...grpc.CallOption) (*Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Empty)
+	err := c.cc.Invoke(ctx, Shim_SetNetwork_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *shimClient) Status(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*StatusReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StatusReply)
@@ -259,6 +273,9 @@ type ShimServer interface {
 	Executions(context.Context, *Empty) (*ExecutionList, error)
 	ReadFile(context.Context, *ReadFileRequest) (*FileReply, error)
 	WriteFile(context.Context, *WriteFileRequest) (*Words, error)
+	// SetNetwork replaces what the box may reach, and ends what it may not reach
+	// any more before it returns.
+	SetNetwork(context.Context, *Words) (*Empty, error)
 	Status(context.Context, *Empty) (*StatusReply, error)
 	Sync(context.Context, *Empty) (*Empty, error)
 	Pause(context.Context, *Empty) (*Empty, error)
@@ -308,6 +325,9 @@ func (UnimplementedShimServer) ReadFile(context.Context, *ReadFileRequest) (*Fil
 }
 func (UnimplementedShimServer) WriteFile(context.Context, *WriteFileRequest) (*Words, error) {
 	return nil, status.Error(codes.Unimplemented, "method WriteFile not implemented")
+}
+func (UnimplementedShimServer) SetNetwork(context.Context, *Words) (*Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetNetwork not implemented")
 }
 func (UnimplementedShimServer) Status(context.Context, *Empty) (*StatusReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
@@ -558,6 +578,24 @@ func _Shim_WriteFile_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Shim_SetNetwork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Words)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShimServer).SetNetwork(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Shim_SetNetwork_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShimServer).SetNetwork(ctx, req.(*Words))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Shim_Status_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(Empty)
 	if err := dec(in); err != nil {
@@ -684,6 +722,10 @@ var Shim_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "WriteFile",
 			Handler:    _Shim_WriteFile_Handler,
+		},
+		{
+			MethodName: "SetNetwork",
+			Handler:    _Shim_SetNetwork_Handler,
 		},
 		{
 			MethodName: "Status",
