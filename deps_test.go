@@ -20,7 +20,7 @@ const module = "github.com/boxlite-mcp/boxlite-mcp"
 var mayImport = map[string][]string{
 	"": {}, // the words
 
-	"secrets":             {""},
+	"secrets":             {"", "egress/policy"}, // hosts are matched as rules are
 	"egress":              {"", "secrets"},
 	"egress/policy":       {""}, // decides; knows neither the gateway nor secrets
 	"egress/gateway/link": {},   // knows no traffic
@@ -75,6 +75,7 @@ var mayUse = map[string][]string{
 	"google.golang.org/genproto/googleapis/rpc": {"internal/rpcerr"},
 
 	"gvisor.dev/gvisor":                      {"cmd/boxlite-sandbox", "egress"}, // the whole; only its netstack
+	"github.com/elazarl/goproxy":             {"egress/intercept"},
 	"github.com/opencontainers/runtime-spec": {"cmd/boxlite-sandbox"},
 	"github.com/google/subcommands":          {"cmd/boxlite-sandbox"},
 	"github.com/dgraph-io/badger/v4":         {"store"},

@@ -41,7 +41,7 @@ type Flow struct {
 // are called concurrently.
 type Interceptor interface {
 	// Intercepts reports whether TCP connections to that name and port are to
-	// be read.
+	// be read, beside those that policy inspects.
 	Intercepts(name string, port uint16) bool
 
 	// Serve talks to the box on conn, from its first byte on, until one side is

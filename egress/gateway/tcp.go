@@ -63,7 +63,7 @@ func (g *Gateway) serveTCP(req *tcp.ForwarderRequest) {
 }
 
 func (g *Gateway) intercepts(name string, port uint16) bool {
-	return name != "" && g.cfg.Interceptor != nil && g.cfg.Interceptor.Intercepts(name, port)
+	return name != "" && g.cfg.Interceptor != nil && (g.Policy().Inspects(name, port) || g.cfg.Interceptor.Intercepts(name, port))
 }
 
 // carry serves a connection that policy allows, to its end.
