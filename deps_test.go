@@ -34,7 +34,7 @@ var mayImport = map[string][]string{
 	"vmcore/enginetest":    {"", "agent", "vmcore/engine", "vmcore/image", "internal/testbin"},
 	"vmcore/image":         {""},
 	"vmcore/spool":         {""},
-	"vmcore/shim":          {"", "agent", "egress", "vmcore/engine", "vmcore/spool", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
+	"vmcore/shim":          {"", "agent", "egress", "secrets", "vmcore/engine", "vmcore/spool", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
 
 	"sessions": {"", "vmcore", "store", "secrets", "egress"},
 	"tools":    {"", "prompts"}, // what they call is an interface, which others implement

@@ -22,7 +22,8 @@ type BoxInfo struct {
 	AutoRemove  bool   `json:"auto_remove"`
 	Detach      bool   `json:"detach"`
 
-	Network NetworkSpec `json:"network,omitzero"` // what it may reach now
+	Network NetworkSpec `json:"network,omitzero"`  // what it may reach now
+	Secrets []string    `json:"secrets,omitempty"` // names of those it may use
 
 	LastUsed  time.Time  `json:"last_used"`            // start, execution or file access
 	ExpiresAt *time.Time `json:"expires_at,omitempty"` // removed then, where a time to live was given

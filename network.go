@@ -20,6 +20,7 @@ type NetworkLogRequest struct {
 	Box    string    `json:"box"` // id, name or unique prefix
 	Since  time.Time `json:"since,omitzero"`
 	Denied bool      `json:"denied,omitempty"` // only what was refused, or did not work
+	Recent bool      `json:"recent,omitempty"` // look no further back than some hundred records, which is quick
 	Limit  int       `json:"limit,omitempty"`  // the newest of more; 0: 100; at most 10000
 }
 
@@ -58,6 +59,12 @@ type NetworkEvent struct {
 	Duration Seconds  `json:"duration_seconds,omitempty"`
 	Secrets  []string `json:"secrets,omitempty"` // names of the secrets that were put in
 	Count    int64    `json:"count,omitempty"`   // attempts like this one that the record stands for, or records lost in a gap; 0: one
+}
+
+// Failed reports whether what was allowed did not work: the host was not
+// reached, or its name not found.
+func (e NetworkEvent) Failed() bool {
+	return e.Allowed && (e.Code == "unreachable" || e.Code == "not_resolved")
 }
 
 // A NetEventKind says what a [NetworkEvent] is about.

@@ -132,7 +132,7 @@ func (o BoxOptions) WithDefaults() (BoxOptions, error) {
 	if err := o.checkSecrets(); err != nil {
 		return BoxOptions{}, err
 	}
-	return o, checkLabels(o.Labels)
+	return o, CheckLabels(o.Labels)
 }
 
 func (o BoxOptions) checkSecrets() error {
@@ -154,7 +154,11 @@ func (o BoxOptions) checkSecrets() error {
 	return nil
 }
 
-func checkLabels(labels map[string]string) error {
+// CheckLabels says whether a box may have these labels: at most 64, of at most
+// 1024 bytes each.
+//
+// Errors: [Config].
+func CheckLabels(labels map[string]string) error {
 	const most, longest = 64, 1024
 	if len(labels) > most {
 		return &Error{Op: "check box options", Kind: Config, Err: fmt.Errorf("%d labels are more than %d", len(labels), most)}

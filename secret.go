@@ -1,6 +1,7 @@
 package boxlite
 
 import (
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -73,6 +74,12 @@ func (v SecretValue) Reveal() string {
 
 // IsZero reports whether there is no value.
 func (v SecretValue) IsZero() bool { return v.reveal == nil }
+
+// Equal reports whether two values are the same, in a time that says nothing
+// about where they differ.
+func (v SecretValue) Equal(o SecretValue) bool {
+	return subtle.ConstantTimeCompare([]byte(v.Reveal()), []byte(o.Reveal())) == 1
+}
 
 const redacted = "[secret]"
 

@@ -41,17 +41,24 @@ type Records interface {
 // database. It may be used concurrently.
 type Vault struct {
 	records Records
-	keyFile string
-
-	mu  sync.Mutex
-	gcm cipher.AEAD // guarded by mu; nil until it is needed
+	key     *keyFile
 }
 
-// NewVault returns a vault over records. keyFile is made, for its owner only,
-// when the first secret is set.
-func NewVault(records Records, keyFile string) *Vault {
-	return &Vault{records: records, keyFile: keyFile}
+// A keyFile is the key of a vault.
+type keyFile struct {
+	path string
+	mu   sync.Mutex
+	gcm  cipher.AEAD // guarded by mu; nil until it is needed
 }
+
+// NewVault returns a vault over records. The file at path keyPath is made, for
+// its owner only, when the first secret is set.
+func NewVault(records Records, keyPath string) *Vault {
+	return &Vault{records: records, key: &keyFile{path: keyPath}}
+}
+
+// With returns a vault over other records with the same key.
+func (v *Vault) With(records Records) *Vault { return &Vault{records: records, key: v.key} }
 
 // Set keeps a secret with its value, in place of one of the same name.
 //
@@ -156,17 +163,18 @@ const keySize = 32
 // cipher returns the cipher of the key in the file, which is made if create is
 // set and there is none.
 func (v *Vault) cipher(create bool) (cipher.AEAD, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.gcm != nil {
-		return v.gcm, nil
+	k := v.key
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.gcm != nil {
+		return k.gcm, nil
 	}
-	key, err := readKey(v.keyFile)
+	key, err := readKey(k.path)
 	if errors.Is(err, fs.ErrNotExist) && create {
 		if all, listErr := v.records.List(); listErr != nil || len(all) > 0 {
 			return nil, v.keyFault(errors.Join(listErr, errors.New("there are secrets that were sealed with a key which is gone")))
 		}
-		key, err = makeKey(v.keyFile)
+		key, err = makeKey(k.path)
 	}
 	if err != nil {
 		return nil, v.keyFault(err)
@@ -175,12 +183,12 @@ func (v *Vault) cipher(create bool) (cipher.AEAD, error) {
 	if err != nil {
 		return nil, v.keyFault(err)
 	}
-	v.gcm, err = cipher.NewGCM(block)
-	return v.gcm, err
+	k.gcm, err = cipher.NewGCM(block)
+	return k.gcm, err
 }
 
 func (v *Vault) keyFault(err error) error {
-	return &boxlite.Error{Op: "open vault", Kind: boxlite.Storage, Ref: v.keyFile, Err: err,
+	return &boxlite.Error{Op: "open vault", Kind: boxlite.Storage, Ref: v.key.path, Err: err,
 		Hint: "Put the key file back, or remove all secrets with boxlite-mcp secret rm and set them again."}
 }
 

@@ -2,6 +2,7 @@ package sessions
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -27,6 +28,10 @@ func (s *Session) CreateBox(ctx context.Context, req boxlite.CreateRequest, repo
 	if req.TTL < 0 || req.IdleTimeout != nil && *req.IdleTimeout < 0 {
 		return boxlite.BoxInfo{}, &boxlite.Error{Op: "create box", Kind: boxlite.Config, Hint: "Use 0 for never.",
 			Err: fmt.Errorf("a time to live and an idle time are not negative")}
+	}
+	if o := req.Options; !s.scope.All && len(o.Secrets) > 0 && len(o.Network.AllowNet) == 0 {
+		return boxlite.BoxInfo{}, &boxlite.Error{Op: "create box", Kind: boxlite.Config, Err: errors.New("a box with secrets must say what it may reach"),
+			Hint: `Name the hosts in allow_net, such as the secret's own; "*" is the public Internet.`}
 	}
 	box, err := s.rt.CreateFor(ctx, s.owner, req)
 	if err != nil {
@@ -172,6 +177,23 @@ func afterwards(before boxlite.BoxInfo, box *vmcore.Box) boxlite.BoxInfo {
 	before.Status, before.PID = boxlite.StatusStopped, 0
 	before.Reason = "stopped and removed, as it was made with auto_remove"
 	return before
+}
+
+// UpdateBox implements boxlite.Boxes. Only the operator widens a network.
+func (s *Session) UpdateBox(ctx context.Context, ref string, req boxlite.UpdateRequest) (boxlite.BoxInfo, error) {
+	box, err := s.rt.Lookup(s.scope, ref)
+	if err != nil {
+		return boxlite.BoxInfo{}, err
+	}
+	if req.Network != nil {
+		if err := box.SetNetwork(ctx, *req.Network, s.scope.All); err != nil {
+			return box.Info(), err
+		}
+	}
+	if len(req.Labels) > 0 {
+		err = box.SetLabels(ctx, req.Labels)
+	}
+	return box.Info(), err
 }
 
 // RemoveBox implements boxlite.Boxes.

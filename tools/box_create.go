@@ -3,6 +3,7 @@ package tools
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 )
@@ -16,6 +17,9 @@ type boxCreateArgs struct {
 	Env                map[string]string `json:"env" doc:"Environment of its commands"`
 	WorkingDir         string            `json:"working_dir" doc:"Absolute path; default: the image's"`
 	Labels             map[string]string `json:"labels"`
+	Network            string            `json:"network" default:"enabled" enum:"enabled,disabled" doc:"disabled: no network at all"`
+	AllowNet           []string          `json:"allow_net" doc:"All that it may reach: api.example.com, *.example.org:443, 10.1.2.0/24:5432, udp/host:123, GET https://host/path/**; none: the public Internet"`
+	Secrets            []string          `json:"secrets" doc:"Names from secret_list, or NAME@host to narrow; needs allow_net"`
 	Isolation          string            `json:"isolation" default:"any" enum:"any,vm,hardware-vm" doc:"Least isolation accepted"`
 	TTLSeconds         int64             `json:"ttl_seconds" default:"0" min:"0" max:"31536000" doc:"Remove it after this long; 0: never"`
 	IdleTimeoutSeconds int64             `json:"idle_timeout_seconds" default:"1800" min:"0" max:"31536000" doc:"Stop it after this long without use; 0: never"`
@@ -30,7 +34,7 @@ func boxCreate() tool {
 			"When idle it is stopped, files kept, and the next box_exec resumes it. " +
 			"Reuse a box for related work rather than creating one per command; box_list shows what exists. " +
 			"If pulling the image takes long, the answer has status \"starting\" and the box_id: go on with box_start. " +
-			`Example: {"image": "python:3.12", "name": "dev", "memory_mib": 1024}`,
+			`Example: {"image": "python:3.12", "name": "dev", "allow_net": ["pypi.org", "*.pythonhosted.org"]}`,
 	}, createBox)
 }
 
@@ -98,17 +102,36 @@ func (a boxCreateArgs) request() (boxlite.CreateRequest, error) {
 	if a.Isolation == "any" {
 		a.Isolation = ""
 	}
+	if a.Network == "disabled" && len(a.AllowNet) > 0 {
+		return boxlite.CreateRequest{}, boxlite.Errorf(boxlite.InvalidArgument, "create box", "", "allow_net says what to reach, and network is disabled")
+	}
 	return boxlite.CreateRequest{
 		Name:    a.Name,
 		NoStart: true,
 		Options: boxlite.BoxOptions{
 			Image: a.Image, CPUs: a.CPUs, MemoryMiB: a.MemoryMiB, DiskSizeGB: a.DiskSizeGB,
 			WorkingDir: a.WorkingDir, Env: envList(a.Env), Isolation: a.Isolation, Labels: a.Labels,
+			Network:    boxlite.NetworkSpec{Enabled: a.Network == "enabled", AllowNet: a.AllowNet},
+			Secrets:    secretList(a.Secrets),
 			AutoRemove: new(false), Detach: true, // over MCP a box is never lost by default
 		},
 		IdleTimeout: new(boxlite.Seconds(a.IdleTimeoutSeconds)),
 		TTL:         boxlite.Seconds(a.TTLSeconds),
 	}, nil
+}
+
+// secretList reads "NAME" and "NAME@host,host".
+func secretList(list []string) []boxlite.Secret {
+	var out []boxlite.Secret
+	for _, s := range list {
+		name, hosts, narrow := strings.Cut(s, "@")
+		secret := boxlite.Secret{Name: name}
+		if narrow {
+			secret.Hosts = strings.Split(hosts, ",")
+		}
+		out = append(out, secret)
+	}
+	return out
 }
 
 func createFault(a boxCreateArgs, err error) error {

@@ -26,19 +26,20 @@ type boxExecArgs struct {
 
 // An execResult is how a command stands and what it has printed.
 type execResult struct {
-	ExecID    string      `json:"exec_id,omitempty"` // absent: it was not started
-	BoxID     string      `json:"box_id,omitempty"`
-	Status    string      `json:"status" enum:"starting_box,running,exited"`
-	ExitCode  *int        `json:"exit_code,omitempty"`
-	Signal    int         `json:"signal,omitempty"`
-	TimedOut  bool        `json:"timed_out,omitempty"`
-	OOM       bool        `json:"oom,omitempty"`
-	Lost      string      `json:"lost,omitempty"`
-	Truncated bool        `json:"truncated,omitempty"`
-	Seconds   float64     `json:"duration_seconds,omitempty"`
-	Stdout    *streamView `json:"stdout,omitempty"`
-	Stderr    *streamView `json:"stderr,omitempty" shallow:"true" doc:"Like stdout"`
-	Next      string      `json:"next,omitempty"` // the call that goes on
+	ExecID    string       `json:"exec_id,omitempty"` // absent: it was not started
+	BoxID     string       `json:"box_id,omitempty"`
+	Status    string       `json:"status" enum:"starting_box,running,exited"`
+	ExitCode  *int         `json:"exit_code,omitempty"`
+	Signal    int          `json:"signal,omitempty"`
+	TimedOut  bool         `json:"timed_out,omitempty"`
+	OOM       bool         `json:"oom,omitempty"`
+	Lost      string       `json:"lost,omitempty"`
+	Truncated bool         `json:"truncated,omitempty"`
+	Seconds   float64      `json:"duration_seconds,omitempty"`
+	Denied    []egressView `json:"egress_denied,omitempty" shallow:"true" doc:"What the box could not reach meanwhile"`
+	Stdout    *streamView  `json:"stdout,omitempty"`
+	Stderr    *streamView  `json:"stderr,omitempty" shallow:"true" doc:"Like stdout"`
+	Next      string       `json:"next,omitempty"` // the call that goes on
 }
 
 func boxExec() tool {
@@ -167,7 +168,7 @@ func (c *call) watch(ctx context.Context, e boxlite.ExecInfo, waitSeconds, budge
 		var stdout, stderr streamView
 		if stdout, stderr, err = c.overview(ctx, e.ID, out, budget); err == nil {
 			text, r := showExec(out.Exec, stdout, stderr)
-			return text, r, nil
+			return c.showDenied(ctx, out.Exec, text, r)
 		}
 	}
 	if boxlite.KindOf(err) == boxlite.NotFound {

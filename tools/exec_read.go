@@ -51,5 +51,5 @@ func readExec(ctx context.Context, c *call, a execReadArgs) (string, execResult,
 	}
 	outShare, errShare := share(a.MaxOutputBytes, wide(out.Stdout), wide(out.Stderr))
 	text, r := showExec(out.Exec, show(out.Stdout, outShare), show(out.Stderr, errShare))
-	return text, r, nil
+	return c.showDenied(ctx, out.Exec, text, r)
 }

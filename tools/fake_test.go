@@ -35,6 +35,8 @@ type fake struct {
 	boxes  []*fakeBox                        // guarded by mu
 	execs  map[boxlite.ExecutionID]*fakeExec // guarded by mu
 	images []boxlite.ImageInfo               // guarded by mu
+	events []boxlite.NetworkEvent            // guarded by mu
+	known  []boxlite.SecretInfo              // guarded by mu
 	ops    []string                          // guarded by mu; what was called
 	last   boxlite.CreateRequest             // guarded by mu
 	wg     sync.WaitGroup
@@ -139,6 +141,10 @@ func (f *fake) CreateBox(ctx context.Context, req boxlite.CreateRequest, report 
 		ID: boxlite.BoxID(fmt.Sprintf("bx%010d", f.n)), Name: req.Name, Labels: o.Labels, CreatedAt: epoch,
 		BoxState: boxlite.BoxState{Status: boxlite.StatusConfigured},
 		Image:    o.Image, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, DiskSizeGB: o.DiskSizeGB, AutoRemove: *o.AutoRemove, Detach: o.Detach,
+		Network: o.Network,
+	}
+	for _, s := range o.Secrets {
+		b.info.Secrets = append(b.info.Secrets, s.Name)
 	}
 	f.boxes = append(f.boxes, b)
 	return b.info, nil
@@ -237,6 +243,54 @@ func (f *fake) StopBox(ctx context.Context, ref string) (boxlite.BoxInfo, error)
 		b.info.Status, b.info.Reason = boxlite.StatusStopped, "stopped by request"
 	}
 	return b.info, nil
+}
+
+func (f *fake) UpdateBox(_ context.Context, ref string, req boxlite.UpdateRequest) (boxlite.BoxInfo, error) {
+	if err := f.enter("update"); err != nil {
+		return boxlite.BoxInfo{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	b, err := f.find(ref)
+	if err != nil {
+		return boxlite.BoxInfo{}, err
+	}
+	if req.Network != nil {
+		b.info.Network = *req.Network
+	}
+	return b.info, nil
+}
+
+func (f *fake) NetworkLog(_ context.Context, req boxlite.NetworkLogRequest) (log boxlite.NetworkLog, err error) {
+	if err := f.enter("netlog"); err != nil {
+		return log, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.find(req.Box); err != nil {
+		return log, err
+	}
+	for _, e := range f.events {
+		if !(req.Denied && e.Allowed && !e.Failed()) {
+			log.Events = append(log.Events, e)
+		}
+	}
+	if n := len(log.Events); n > req.Limit && req.Limit > 0 {
+		log.Events, log.More = log.Events[n-req.Limit:], true
+	}
+	return log, nil
+}
+
+func (f *fake) ListSecrets(context.Context) ([]boxlite.SecretInfo, error) {
+	return f.known, f.enter("secrets")
+}
+
+func (f *fake) SetSecret(context.Context, boxlite.Secret) (boxlite.SecretInfo, error) {
+	return boxlite.SecretInfo{}, boxlite.Errorf(boxlite.Denied, "set secret", "", "only the operator may")
+}
+
+func (f *fake) RemoveSecret(context.Context, string) (boxlite.SecretInfo, error) {
+	return boxlite.SecretInfo{}, boxlite.Errorf(boxlite.Denied, "remove secret", "", "only the operator may")
 }
 
 func (f *fake) RemoveBox(ctx context.Context, ref string, force bool) (boxlite.BoxInfo, error) {

@@ -17,7 +17,7 @@ import (
 //	default:"30"            the value of an argument that is not there
 //	min:"0" max:"50"        the range of a number
 //	enum:"a,b"              the values of a string
-//	shallow:"true"          an object whose properties the schema does not list
+//	shallow:"true"          an object, or objects, whose properties the schema does not list
 type field struct {
 	name     string
 	index    int

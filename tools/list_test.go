@@ -92,7 +92,7 @@ func TestEveryToolIsFullyDescribed(t *testing.T) {
 			}
 		}
 	}
-	const want = "box_create box_list box_get box_start box_stop box_remove box_exec exec_read exec_write exec_stop file_read file_write image_list"
+	const want = "box_create box_list box_get box_start box_stop box_remove box_exec exec_read exec_write exec_stop file_read file_write image_list box_update network_log secret_list"
 	if got := strings.Join(names, " "); got != want {
 		t.Errorf("tools:\n got %s\nwant %s", got, want)
 	}
@@ -103,7 +103,7 @@ func TestToolsetsAndReadOnlyChooseTools(t *testing.T) {
 		opts tools.Options
 		want string
 	}{
-		{tools.Options{ReadOnly: true}, "box_list box_get exec_read file_read image_list"},
+		{tools.Options{ReadOnly: true}, "box_list box_get exec_read file_read image_list network_log secret_list"},
 		{tools.Options{Toolsets: []string{"files"}}, "file_read file_write"},
 		{tools.Options{Toolsets: []string{"exec", "images"}, ReadOnly: true}, "exec_read image_list"},
 	} {

@@ -70,7 +70,9 @@ func properties(fields []field) (props string, required []string) {
 			b.WriteByte(',')
 		}
 		b.WriteString(quoteJSON(f.name) + ":{")
-		if f.shallow {
+		if f.shallow && f.typ.Kind() == reflect.Slice {
+			b.WriteString(`"type":"array","items":{"type":"object"}`)
+		} else if f.shallow {
 			b.WriteString(`"type":"object"`)
 		} else {
 			b.WriteString(typeSchema(f.typ))

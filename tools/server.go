@@ -86,7 +86,7 @@ func NewServer(connect Connect, opts Options) (*Server, error) {
 	}
 	for _, set := range opts.Toolsets {
 		if !slices.Contains(Toolsets, set) {
-			return nil, &boxlite.Error{Op: "choose toolset", Ref: set, Kind: boxlite.InvalidArgument, Hint: "Choose from boxes, exec, files, images."}
+			return nil, &boxlite.Error{Op: "choose toolset", Ref: set, Kind: boxlite.InvalidArgument, Hint: "Choose from boxes, exec, files, images, network."}
 		}
 	}
 	s := &Server{connect: connect, opts: opts, log: opts.Log}

@@ -19,7 +19,7 @@ type tool struct {
 type spec struct {
 	name        string // noun_verb
 	title       string // for people
-	set         string // toolset: boxes, exec, files or images
+	set         string // toolset: boxes, exec, files, images or network
 	description string // for a new colleague; at most 600 characters
 
 	readOnly    bool // changes nothing
@@ -58,7 +58,7 @@ func define[A, R any](s spec, fn func(ctx context.Context, c *call, args A) (str
 }
 
 // Toolsets are the names that [Options].Toolsets may contain.
-var Toolsets = []string{"boxes", "exec", "files", "images"}
+var Toolsets = []string{"boxes", "exec", "files", "images", "network"}
 
 // all returns every tool, in the order in which clients see them.
 func all() []tool {
@@ -67,5 +67,6 @@ func all() []tool {
 		boxExec(), execRead(), execWrite(), execStop(),
 		fileRead(), fileWrite(),
 		imageList(),
+		boxUpdate(), networkLog(), secretsList(),
 	}
 }

@@ -23,6 +23,8 @@ type boxView struct {
 	DiskSizeGB int               `json:"disk_size_gb"`
 	Isolation  string            `json:"isolation,omitempty"`
 	Limits     string            `json:"limits,omitempty"`
+	Network    string            `json:"network"`
+	Secrets    []string          `json:"secrets,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`
 	CreatedAt  time.Time         `json:"created_at"`
 	ExpiresAt  *time.Time        `json:"expires_at,omitempty"`
@@ -34,6 +36,7 @@ func viewBox(b boxlite.BoxInfo) boxView {
 		Phase: oneLine(b.Phase, 120), Reason: oneLine(b.Reason, 300),
 		Image: oneLine(b.Image, 300), CPUs: b.CPUs, MemoryMiB: b.MemoryMiB, DiskSizeGB: b.DiskSizeGB,
 		Isolation: b.Isolation, Limits: oneLine(b.Limits, 300),
+		Network: viewNetwork(b.Network), Secrets: b.Secrets,
 		CreatedAt: b.CreatedAt, ExpiresAt: b.ExpiresAt,
 	}
 	if len(b.Labels) > 0 {
@@ -43,6 +46,18 @@ func viewBox(b boxlite.BoxInfo) boxView {
 		}
 	}
 	return v
+}
+
+// viewNetwork returns what a box may reach: "disabled", "public Internet", or
+// the entries of its list.
+func viewNetwork(n boxlite.NetworkSpec) string {
+	switch {
+	case !n.Enabled:
+		return "disabled"
+	case len(n.AllowNet) == 0:
+		return "public Internet"
+	}
+	return oneLine(strings.Join(n.AllowNet, ", "), 500)
 }
 
 // brief returns the box as one of many in a list: with only its first labels,
@@ -59,7 +74,7 @@ func (v boxView) brief() boxView {
 	for k, val := range v.Labels {
 		v.Labels[k] = oneLine(val, 80)
 	}
-	v.Reason, v.Limits = oneLine(v.Reason, 100), ""
+	v.Reason, v.Limits, v.Network = oneLine(v.Reason, 100), "", oneLine(v.Network, 100)
 	return v
 }
 
@@ -83,6 +98,10 @@ func (v boxView) line() string {
 	}
 	if v.Limits != "" {
 		b.WriteString(", limits: " + v.Limits)
+	}
+	b.WriteString(", network: " + v.Network)
+	if len(v.Secrets) > 0 {
+		b.WriteString(", secrets: " + strings.Join(v.Secrets, ", "))
 	}
 	if v.ExpiresAt != nil {
 		b.WriteString(", removed at " + v.ExpiresAt.UTC().Format(time.RFC3339))

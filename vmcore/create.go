@@ -45,6 +45,10 @@ func (rt *Runtime) CreateFor(ctx context.Context, owner Owner, req boxlite.Creat
 	if err := rt.checkNetwork(rec); err != nil {
 		return nil, err
 	}
+	given, err := rt.checkSecrets(&rec, req.Options.Secrets)
+	if err != nil {
+		return nil, err
+	}
 	lead, err := rt.acquire(ctx, rec.ID) // others find it by its name before it is persisted
 	if err != nil {
 		return nil, err
@@ -54,9 +58,13 @@ func (rt *Runtime) CreateFor(ctx context.Context, owner Owner, req boxlite.Creat
 		rt.forget(rec.ID)
 		return nil, err
 	}
-	if err := rt.boxes.Insert(ctx, string(rec.ID), rec); err != nil {
+	err = rt.vault.give(ctx, rec.ID, given)
+	if err == nil {
+		err = rt.boxes.Insert(ctx, string(rec.ID), rec)
+	}
+	if err != nil {
 		rt.forget(rec.ID)
-		return nil, err
+		return nil, errors.Join(err, rt.vault.takeBack(ctx, rec.ID))
 	}
 	rt.count(func(t *totals) { t.BoxesCreated++ })
 	if err := os.Mkdir(rt.boxDir(rec.ID), 0o700); err != nil {

@@ -122,7 +122,7 @@ func netLog(t *testing.T, box *vmcore.Box, match func(boxlite.NetworkEvent) bool
 	var list []boxlite.NetworkEvent
 	for began := time.Now(); time.Since(began) < 5*time.Second; time.Sleep(50 * time.Millisecond) {
 		var err error
-		if list, err = box.NetworkLog(100, match); err != nil {
+		if list, err = box.NetworkLog(100, false, match); err != nil {
 			t.Fatal(err)
 		}
 		if len(list) > 1 {

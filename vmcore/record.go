@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -123,6 +124,31 @@ func (rt *Runtime) update(ctx context.Context, id boxlite.BoxID, fn func(*record
 	rt.mu.Unlock()
 	rt.copyRecord(next)
 	return next, nil
+}
+
+// SetLabels sets labels of the box, and removes those whose value is "".
+//
+// Errors: NotFound, Config, Database.
+func (b *Box) SetLabels(ctx context.Context, labels map[string]string) error {
+	release, err := b.rt.acquire(ctx, b.id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if _, err := b.rt.get(b.id); err != nil {
+		return err
+	}
+	_, err = b.rt.update(ctx, b.id, func(rec *record) error {
+		next := maps.Clone(rec.Labels)
+		if next == nil {
+			next = map[string]string{}
+		}
+		maps.Copy(next, labels)
+		maps.DeleteFunc(next, func(_, v string) bool { return v == "" })
+		rec.Labels, rec.Options.Labels = next, next
+		return boxlite.CheckLabels(next)
+	})
+	return err
 }
 
 // move persists a transition and what fn adds to it.

@@ -20,8 +20,9 @@
 //
 //	home/lock          held by the Runtime while it is open
 //	home/.boxlite-mcp-home  says whose directory it is
-//	home/db/           Badger, package store: tables "box" and "total"
+//	home/db/           Badger, package store: tables "box", "secret" and "total"
 //	home/images/       package image
+//	home/vault.key     the key of the secrets in table "secret"
 //	home/engines.json  what the engines reported of this host
 //	home/boxes/ID/     box.json (a copy of the record), machine/ (all that the
 //	                   machine's processes may see), layer/ (what the box wrote),
@@ -82,6 +83,7 @@ type Runtime struct {
 	totals  *store.Table[totals]
 	images  *image.Cache
 	engines *engines
+	vault   *vault
 
 	ctx    context.Context //nolint:containedctx // of everything that outlives a call; ended by Close
 	cancel context.CancelFunc
@@ -140,6 +142,7 @@ func open(opts Options) (_ *Runtime, err error) {
 		return nil, wayOut(err)
 	}
 	rt.boxes, rt.totals = newBoxTable(rt.db), store.NewTable(rt.db, "total", store.TableOptions[totals]{})
+	rt.vault = newVault(rt.db, rt.path("vault.key"))
 	if rt.images, err = rt.openImages(); err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -131,6 +132,9 @@ func (rt *Runtime) bringUp(ctx context.Context, rec record, report func(boxlite.
 		return rt.notStarted(ctx, rec, err)
 	}
 	cfg := rt.config(rec, img, eng.Name(), rep)
+	if cfg.Network, err = rt.networkOf(rec, false); err != nil {
+		return rt.notStarted(ctx, rec, err)
+	}
 	lap(&stages.BoxConfig)
 	report(boxlite.Progress{Phase: "starting machine"})
 	l, ready, err := rt.spawn(ctx, rec, cfg, func(rec *record) {
@@ -234,8 +238,7 @@ func (rt *Runtime) config(rec record, img image.Image, engineName string, rep en
 			Base: img.BasePath, Layer: filepath.Join(dir, "layer"),
 			Agent: rt.opts.Programs.Agent, Log: filepath.Join(dir, "log", "console.log"),
 		},
-		Network: rt.networkOf(rec),
-		Env:     append(env, rec.Options.Env...), WorkingDir: workdir, User: img.Config.User,
+		Env: slices.Concat(env, placeholders(rec), rec.Options.Env), WorkingDir: workdir, User: img.Config.User,
 		Attached:    rec.attached(),
 		BootTimeout: scale(rt.opts.BootTimeout, rep.CPUFactor),
 		SyncEvery:   rep.CrashLoss, Version: rt.opts.Version, Totals: rec.Totals,

@@ -198,6 +198,9 @@ func (rt *Runtime) destroy(ctx context.Context, id boxlite.BoxID) error {
 		return storage("remove box", string(id), err)
 	}
 	rt.addTotals(rec)
+	if err := rt.vault.takeBack(ctx, id); err != nil {
+		return err
+	}
 	if err := rt.boxes.Delete(ctx, string(id)); err != nil {
 		return err
 	}

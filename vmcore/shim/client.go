@@ -194,6 +194,19 @@ type Status struct {
 	Running  int // executions now
 }
 
+// SetNetwork replaces what the box may reach, and its secrets. Connections that
+// are not allowed any more have ended when it returns.
+//
+// Errors: InvalidState if the box was started without a network.
+func (c *Client) SetNetwork(ctx context.Context, n Network) error {
+	data, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	_, err = c.rpc.SetNetwork(ctx, &shimpb.Words{Json: data})
+	return err
+}
+
 // Status returns the box's figures.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	reply, err := c.rpc.Status(ctx, &shimpb.Empty{})

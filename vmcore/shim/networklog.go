@@ -19,6 +19,7 @@ import (
 
 const (
 	networkLogSize  = 8 << 20 // bytes of one file of a box's network log; there are two, and the older goes
+	recentSize      = 128 << 10
 	networkLogQueue = 4096    // records that wait for the disk
 )
 
@@ -43,7 +44,7 @@ type networkLog struct {
 func openNetworkLog(path string) (*networkLog, error) {
 	last := uint64(0)
 	for _, p := range []string{path + ".old", path} {
-		err := eachEvent(p, func(e boxlite.NetworkEvent) { last = max(last, e.Seq) })
+		err := eachEvent(p, 2*networkLogSize, func(e boxlite.NetworkEvent) { last = max(last, e.Seq) })
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
@@ -183,13 +184,19 @@ func (l *networkLog) close() error {
 // ReadNetworkLog returns the records of the box in dir that match, oldest first:
 // at most limit, and of more the newest. It may be called while the box runs.
 //
+// With recent only the end of the log is looked at.
+//
 // Errors: those of reading a file; none if there is no log.
-func ReadNetworkLog(dir string, limit int, match func(boxlite.NetworkEvent) bool) ([]boxlite.NetworkEvent, error) {
+func ReadNetworkLog(dir string, limit int, recent bool, match func(boxlite.NetworkEvent) bool) ([]boxlite.NetworkEvent, error) {
 	var list []boxlite.NetworkEvent
 	at := map[uint64]int{} // of a Seq, in list
 	path := NetworkLogPath(dir)
-	for _, p := range []string{path + ".old", path} {
-		err := eachEvent(p, func(e boxlite.NetworkEvent) {
+	files, tail := []string{path + ".old", path}, int64(2*networkLogSize)
+	if recent {
+		files, tail = files[1:], recentSize
+	}
+	for _, p := range files {
+		err := eachEvent(p, tail, func(e boxlite.NetworkEvent) {
 			if i, ok := at[e.Seq]; ok && e.Seq != 0 {
 				list[i] = e
 				return
@@ -208,13 +215,19 @@ func ReadNetworkLog(dir string, limit int, match func(boxlite.NetworkEvent) bool
 	return list, nil
 }
 
-// eachEvent calls f for each whole record of a file.
-func eachEvent(path string, f func(boxlite.NetworkEvent)) error {
+// eachEvent calls f for each whole record at the end of a file, which is not
+// much longer than tail bytes.
+func eachEvent(path string, tail int64, f func(boxlite.NetworkEvent)) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
+	if _, err := file.Seek(-tail, io.SeekEnd); err != nil { // it is shorter
+		if _, err := file.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+	}
 	r := bufio.NewReaderSize(file, 64<<10)
 	for {
 		line, err := r.ReadBytes('\n')

@@ -83,7 +83,7 @@ func (s *server) spec(cmd boxlite.Command) agent.ExecSpec {
 		Args: cmd.Args, Dir: cmd.WorkingDir, User: cmd.User,
 		TTY: cmd.TTY, Rows: cmd.Rows, Cols: cmd.Cols, Stdin: cmd.Stdin || cmd.TTY,
 	}
-	for _, e := range append(slices.Clip(s.cfg.Env), cmd.Env...) {
+	for _, e := range slices.Concat(s.trust.env(), s.cfg.Env, cmd.Env) {
 		spec.Env = append(spec.Env, e.String())
 	}
 	if spec.Dir == "" {

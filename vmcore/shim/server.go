@@ -16,6 +16,7 @@ import (
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/agent"
 	"github.com/boxlite-mcp/boxlite-mcp/egress/gateway"
+	"github.com/boxlite-mcp/boxlite-mcp/egress/intercept"
 	"github.com/boxlite-mcp/boxlite-mcp/internal/rpcerr"
 	"github.com/boxlite-mcp/boxlite-mcp/internal/unixsocket"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine"
@@ -36,6 +37,9 @@ type server struct {
 	execs   *table
 	gateway *gateway.Gateway // nil: the box has no network
 	netLog  *networkLog      // nil likewise
+
+	interceptor *intercept.Interceptor // nil likewise
+	trust       trust
 
 	stopOnce sync.Once
 	stopped  chan struct{} // closed once exit is set
@@ -74,6 +78,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	wg.Go(func() { s.saveRegularly() })
 	wg.Go(func() { s.watchMachine() })
 	wg.Go(func() { s.watchNetwork() })
+	wg.Go(func() { s.renewAuthority() })
 	wg.Go(func() {
 		select {
 		case <-ctx.Done():

@@ -18,6 +18,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -55,6 +56,9 @@ type state struct {
 	Boxes  []boxlite.BoxInfo   `json:"boxes"`
 	Images []boxlite.ImageInfo `json:"images"`
 	Execs  []ended             `json:"execs"`
+
+	Events  []boxlite.NetworkEvent `json:"events,omitempty"`
+	Secrets []boxlite.SecretInfo   `json:"secrets,omitempty"`
 }
 
 // An ended execution.
@@ -292,6 +296,75 @@ func (w *World) StopBox(_ context.Context, ref string) (boxlite.BoxInfo, error) 
 		b.Status, b.Reason = boxlite.StatusStopped, "stopped"
 	}
 	return *b, nil
+}
+
+// UpdateBox replaces a box's network and labels.
+func (w *World) UpdateBox(_ context.Context, ref string, req boxlite.UpdateRequest) (boxlite.BoxInfo, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b, err := w.find("update box", ref)
+	if err != nil {
+		return boxlite.BoxInfo{}, err
+	}
+	if req.Network != nil {
+		b.Network = *req.Network
+	}
+	if req.Labels != nil {
+		b.Labels = req.Labels
+	}
+	return *b, nil
+}
+
+// NetworkLog returns the world's records, whatever the box.
+func (w *World) NetworkLog(_ context.Context, req boxlite.NetworkLogRequest) (log boxlite.NetworkLog, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, err := w.find("read network log", req.Box); err != nil {
+		return log, err
+	}
+	for _, e := range w.state.Events {
+		if !e.Time.Before(req.Since) && !(req.Denied && e.Allowed) {
+			log.Events = append(log.Events, e)
+		}
+	}
+	return log, nil
+}
+
+// AddEvents adds records as they are.
+func (w *World) AddEvents(events ...boxlite.NetworkEvent) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.state.Events = append(w.state.Events, events...)
+}
+
+// ListSecrets returns the secrets that were set.
+func (w *World) ListSecrets(context.Context) ([]boxlite.SecretInfo, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.state.Secrets, nil
+}
+
+// SetSecret keeps a secret, and of its value only its length, as Source.
+func (w *World) SetSecret(_ context.Context, s boxlite.Secret) (boxlite.SecretInfo, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	info := boxlite.SecretInfo{Secret: s, Source: fmt.Sprintf("%d bytes", len(s.Value.Reveal()))}
+	info.Value = boxlite.SecretValue{}
+	w.state.Secrets = append(slices.DeleteFunc(w.state.Secrets, func(o boxlite.SecretInfo) bool { return o.Name == s.Name }), info)
+	return info, nil
+}
+
+// RemoveSecret forgets a secret.
+func (w *World) RemoveSecret(_ context.Context, name string) (boxlite.SecretInfo, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, s := range w.state.Secrets {
+		if s.Name == name {
+			w.state.Secrets = slices.Delete(w.state.Secrets, i, i+1)
+			return s, nil
+		}
+	}
+	return boxlite.SecretInfo{}, fail(boxlite.NotFound, "find secret", name, "See with secret list what there is.")
 }
 
 func (w *World) RemoveBox(_ context.Context, ref string, force bool) (boxlite.BoxInfo, error) {

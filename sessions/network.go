@@ -1,0 +1,64 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+
+	boxlite "github.com/boxlite-mcp/boxlite-mcp"
+)
+
+// The sizes of a piece of a network log.
+const (
+	defaultEvents = 100
+	maxEvents     = 10000
+)
+
+// NetworkLog implements boxlite.Networks.
+func (s *Session) NetworkLog(_ context.Context, req boxlite.NetworkLogRequest) (boxlite.NetworkLog, error) {
+	box, err := s.rt.Lookup(s.scope, req.Box)
+	if err != nil {
+		return boxlite.NetworkLog{}, err
+	}
+	limit := req.Limit
+	if limit <= 0 {
+		limit = defaultEvents
+	}
+	limit = min(limit, maxEvents)
+	list, err := box.NetworkLog(limit+1, req.Recent, func(e boxlite.NetworkEvent) bool {
+		return !e.Time.Before(req.Since) && !(req.Denied && e.Allowed && !e.Failed())
+	})
+	log := boxlite.NetworkLog{Events: list, More: len(list) > limit}
+	if log.More {
+		log.Events = list[1:]
+	}
+	if log.Events == nil {
+		log.Events = []boxlite.NetworkEvent{}
+	}
+	return log, err
+}
+
+// ListSecrets implements boxlite.Secrets.
+func (s *Session) ListSecrets(context.Context) ([]boxlite.SecretInfo, error) { return s.rt.Secrets() }
+
+// SetSecret implements boxlite.Secrets.
+func (s *Session) SetSecret(ctx context.Context, secret boxlite.Secret) (boxlite.SecretInfo, error) {
+	if err := s.mustBeOperator("set secret"); err != nil {
+		return boxlite.SecretInfo{}, err
+	}
+	return s.rt.SetSecret(ctx, secret)
+}
+
+// RemoveSecret implements boxlite.Secrets.
+func (s *Session) RemoveSecret(ctx context.Context, name string) (boxlite.SecretInfo, error) {
+	if err := s.mustBeOperator("remove secret"); err != nil {
+		return boxlite.SecretInfo{}, err
+	}
+	return s.rt.RemoveSecret(ctx, name)
+}
+
+func (s *Session) mustBeOperator(op string) error {
+	if s.scope.All {
+		return nil
+	}
+	return &boxlite.Error{Op: op, Kind: boxlite.Denied, Err: errors.New("only the operator may"), Hint: "Use boxlite-mcp secret on the command line of the host."}
+}
