@@ -46,7 +46,7 @@ var mayImport = map[string][]string{
 	"internal/rpc":        {"", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
 	"internal/cli":        {""},
 	// The daemon: sessions, behind the socket that internal/rpc speaks on.
-	"internal/daemon": {"", "sessions", "vmcore", "internal/proc", "internal/rpc", "internal/unixsocket"},
+	"internal/daemon": {"", "egress/policy", "sessions", "vmcore", "internal/proc", "internal/rpc", "internal/unixsocket"},
 
 	"cmd":                 {"*"},
 	"cmd/boxlite-agent":   {"", "agent"},
@@ -79,6 +79,7 @@ var mayUse = map[string][]string{
 	"github.com/opencontainers/runtime-spec": {"cmd/boxlite-sandbox"},
 	"github.com/google/subcommands":          {"cmd/boxlite-sandbox"},
 	"github.com/dgraph-io/badger/v4":         {"store"},
+	"github.com/pelletier/go-toml/v2":        {"internal/daemon"},
 	"github.com/mark3labs/mcp-go":            {"tools", "prompts", "cmd"},
 	"github.com/google/go-containerregistry": {"vmcore/image", "internal/testimage"},
 	"github.com/erofs/go-erofs":              {"vmcore/image"},

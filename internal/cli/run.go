@@ -107,7 +107,8 @@ type runFlags struct {
 	keep, remove      bool
 	cpus              int
 	memory, disk      sizeFlag
-	labels            []string
+	labels, secrets   []string
+	network           netFlags
 	idleTimeout, live spanFlag
 }
 
@@ -139,6 +140,8 @@ func (m *commander) runCmd() *cobra.Command {
 	fs.IntVar(&f.cpus, "cpus", 0, "`number` of CPUs (default 2)")
 	fs.Var(&f.memory, "memory", "memory limit, such as 512m or 1g (default 512m)")
 	fs.Var(&f.disk, "disk", "most that the box may write, in whole gigabytes, such as 10g (default 10g)")
+	f.network.add(fs)
+	fs.StringArrayVar(&f.secrets, "secret", nil, "`secret` that the box may use: NAME, or NAME@HOST to narrow it; repeatable")
 	fs.StringArrayVar(&f.labels, "label", nil, "`label` of the box: NAME=value; repeatable")
 	fs.Var(&f.idleTimeout, "idle-timeout", "stop the box after this long without use; 0 is never (default 30m)")
 	fs.Var(&f.live, "ttl", "remove the box this long after its creation (default never)")
@@ -169,10 +172,15 @@ func (m *commander) createRequest(c Config, f *runFlags, image string, idle bool
 	if err != nil {
 		return boxlite.CreateRequest{}, err
 	}
+	network, err := f.network.spec()
+	if err != nil {
+		return boxlite.CreateRequest{}, err
+	}
 	ref, err := absoluteImage(image)
 	req := boxlite.CreateRequest{Name: f.name, NoStart: true, TTL: f.live.seconds(), Options: boxlite.BoxOptions{
 		Image: ref, CPUs: f.cpus, MemoryMiB: f.memory.in(boxlite.MiB), DiskSizeGB: f.disk.in(boxlite.GiB),
 		WorkingDir: f.workingDir, Env: env, Engine: c.Engine, Isolation: c.Isolation, Labels: labels,
+		Network: network, Secrets: parseSecrets(f.secrets),
 		AutoRemove: new(f.removes()), Detach: f.detach && !f.removes(),
 	}}
 	if idle {

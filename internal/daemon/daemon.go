@@ -49,7 +49,7 @@ type Details struct {
 // Run owns the home until ctx ends, a newer program asks it to leave, or it is
 // not needed any more.
 //
-// Errors: those of [vmcore.Open]; RpcTransport if the socket cannot be made.
+// Errors: Config for a mistake in [ConfigFile]; those of [vmcore.Open]; RpcTransport if the socket cannot be made.
 func Run(ctx context.Context, opts Options) (err error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
@@ -59,8 +59,12 @@ func Run(ctx context.Context, opts Options) (err error) {
 	}
 	ctx, leave := context.WithCancel(ctx)
 	defer leave()
+	network, err := readConfig(opts.Home)
+	if err != nil {
+		return err
+	}
 	rt, err := vmcore.Open(ctx, vmcore.Options{
-		Home: opts.Home, Programs: opts.Programs, Version: opts.Version, Log: opts.Log,
+		Home: opts.Home, Network: network, Programs: opts.Programs, Version: opts.Version, Log: opts.Log,
 	})
 	if err != nil {
 		return err
