@@ -66,6 +66,10 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	defer func() { err = errors.Join(err, reg.Close()) }()
 	s.registry = reg.URL()
 
+	if s.api, err = serveAPI(home); err != nil {
+		return err
+	}
+	defer s.api.server.Close()
 	err = errors.Join(story(ctx, s), s.end(ctx))
 	if err == nil {
 		s.chapter(fmt.Sprintf("All of it worked, in %.1f s", time.Since(begun).Seconds()))

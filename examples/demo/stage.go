@@ -25,6 +25,7 @@ type stage struct {
 	verbose, silent bool
 	server          string // program
 	home, registry  string
+	api             *api
 	cmd             *exec.Cmd // the server that runs
 	session         *mcp.ClientSession
 }

@@ -18,7 +18,7 @@ const image = "demo/python:3"
 // story is the demo, in the order of an agent's work.
 func story(ctx context.Context, s *stage) error {
 	for _, part := range []func(context.Context, *stage) error{
-		createBox, runPython, readLongOutput, killRunaway, surviveRestart, stopAndResume, removeBox,
+		keepKey, createBox, runPython, readLongOutput, killRunaway, surviveRestart, stopAndResume, useKey, removeBox,
 	} {
 		if err := part(ctx, s); err != nil {
 			return err

@@ -67,7 +67,8 @@ func ClaimHome(dir string) error {
 	return nil
 }
 
-// checkHome reports whether dir may be a home: it is absent, empty, or marked.
+// checkHome reports whether dir may be a home: it is absent, empty but for the
+// operator's configuration, or marked.
 func checkHome(dir string) error {
 	entries, err := os.ReadDir(dir)
 	switch {
@@ -76,7 +77,7 @@ func checkHome(dir string) error {
 	case err != nil:
 		return &boxlite.Error{Op: "read home", Kind: boxlite.Storage, Ref: dir, Err: err,
 			Hint: "Name a directory of your own with --home or BOXLITE_HOME."}
-	case len(entries) == 0:
+	case len(entries) == 0, len(entries) == 1 && entries[0].Name() == "config.toml":
 		return nil
 	}
 	if _, err := os.Lstat(filepath.Join(dir, HomeMarker)); err == nil {
