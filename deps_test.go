@@ -56,8 +56,9 @@ var mayImport = map[string][]string{
 	"internal/testimage": {"", "internal/testbin", "vmcore/image"},
 	"internal/e2e":       {"*"}, // tests of the whole
 	"internal/bench":     {"*", "internal/testimage"},
+	"internal/testcert":  {},
 	"internal/testsum":   {},
-	"examples":           {"*", "internal/testimage"},
+	"examples":           {"*", "internal/testcert", "internal/testimage"},
 }
 
 // mayUse says, for every foreign module, which folders may import it and what
@@ -95,7 +96,7 @@ var mayUse = map[string][]string{
 // testKits are for tests, and for the commands that show the system at work
 // (examples) and how fast it is (internal/bench); no program that is shipped
 // contains them.
-var testKits = []string{"internal/bench", "internal/cli/clitest", "internal/testbin", "internal/testimage", "internal/e2e", "egress/gateway/guesttest", "vmcore/enginetest", "vmcore/image/imagetest"}
+var testKits = []string{"internal/bench", "internal/cli/clitest", "internal/testbin", "internal/testcert", "internal/testimage", "internal/e2e", "egress/gateway/guesttest", "vmcore/enginetest", "vmcore/image/imagetest"}
 
 func TestImportDirection(t *testing.T) {
 	for _, goos := range []string{"linux", "darwin"} {

@@ -11,7 +11,7 @@ import (
 // it. Handles of other principals look absent. It may be used concurrently.
 //
 // A box is referred to by its id, its name, or a unique prefix of its id.
-type Service interface {
+type Service interface { //nolint:interfacebloat // six small ones
 	Boxes
 	Executions
 	Files

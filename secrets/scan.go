@@ -3,6 +3,7 @@ package secrets
 import (
 	"bytes"
 	"io"
+	"slices"
 )
 
 // minPattern is the length of the shortest text that a scanner finds, in bytes.
@@ -198,10 +199,7 @@ func (s *scanner) mayContinue(tail []byte) bool {
 type names struct{ list []string }
 
 func (n *names) add(name string) {
-	for _, s := range n.list {
-		if s == name {
-			return
-		}
+	if !slices.Contains(n.list, name) {
+		n.list = append(n.list, name)
 	}
-	n.list = append(n.list, name)
 }

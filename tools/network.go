@@ -130,6 +130,7 @@ func target(e boxlite.NetworkEvent) string {
 		}
 	case boxlite.NetLookup, boxlite.NetDrop, boxlite.NetGap:
 		return host
+	default:
 	}
 	if e.Proto == "udp" {
 		host = "udp/" + host

@@ -216,7 +216,7 @@ func (rt *Runtime) pushUnder(ctx context.Context, id boxlite.BoxID) error {
 	defer release()
 	rec, err := rt.get(id)
 	if err != nil {
-		return nil //nolint:nilerr // it is gone, and needs no telling
+		return nil // it is gone, and needs no telling
 	}
 	return rt.pushNetwork(ctx, rec)
 }

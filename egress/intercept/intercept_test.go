@@ -137,8 +137,15 @@ func (w *world) client(h2 bool) *http.Client {
 	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
+// An answer is the head of one, and its trailer.
+type answer struct {
+	StatusCode, ProtoMajor int
+	Proto                  string
+	Header, Trailer        http.Header
+}
+
 // do makes a request and returns the answer with its body read.
-func (w *world) do(c *http.Client, method, url, body string, headers ...string) (*http.Response, string) {
+func (w *world) do(c *http.Client, method, url, body string, headers ...string) (answer, string) {
 	w.Helper()
 	r, err := http.NewRequest(method, url, strings.NewReader(body))
 	if err != nil {
@@ -156,7 +163,7 @@ func (w *world) do(c *http.Client, method, url, body string, headers ...string) 
 	if err != nil {
 		w.Fatal(err)
 	}
-	return resp, string(b)
+	return answer{resp.StatusCode, resp.ProtoMajor, resp.Proto, resp.Header, resp.Trailer}, string(b)
 }
 
 // event returns the record that matches, once it is complete.
@@ -548,7 +555,7 @@ func TestHTTP2HostAndAuthority(t *testing.T) {
 func TestWebSocket(t *testing.T) {
 	w := newWorld(t, setting{allow: []string{"example.com"}, secrets: []boxlite.Secret{key}, trust: true}, func(rw http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("X-Key") != realValue {
-			http.Error(rw, "no key", 401)
+			http.Error(rw, "no key", http.StatusUnauthorized)
 			return
 		}
 		conn, buf, _ := http.NewResponseController(rw).Hijack()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -366,7 +367,7 @@ type redacted struct {
 
 func (b *redacted) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p)
-	if err == io.EOF { //nolint:errorlint // as io.Reader has it
+	if err == io.EOF {
 		b.bound.RedactHeaders(b.resp.Trailer)
 	}
 	return n, err
@@ -429,9 +430,7 @@ func (q *request) informational(w http.ResponseWriter) func(int, textproto.MIMEH
 		if q.bound != nil {
 			q.bound.RedactHeaders(header)
 		}
-		for name, values := range header {
-			w.Header()[name] = values
-		}
+		maps.Copy(w.Header(), header)
 		w.WriteHeader(code)
 		for name := range header {
 			w.Header().Del(name)

@@ -1,22 +1,19 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
+	"context"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/boxlite-mcp/boxlite-mcp/internal/testcert"
 )
 
 // apiHost is the name that the demo's API has, and its certificate is for.
@@ -32,16 +29,17 @@ type api struct {
 }
 
 // serveAPI starts the API. Its authority's certificate lies in dir.
-func serveAPI(dir string) (*api, error) {
+func serveAPI(ctx context.Context, dir string) (*api, error) {
 	a := &api{caFile: filepath.Join(dir, "ca.pem"), key: "sk-demo-" + rand.Text()}
-	cert, ca, err := certificate(apiHost)
+	cert, ca, err := testcert.New(apiHost)
 	if err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(a.caFile, ca, 0o600); err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
@@ -61,26 +59,4 @@ func (a *api) answer(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	fmt.Fprintf(w, "welcome, holder of %s\n", a.key)
-}
-
-// certificate returns a certificate for a name, and its authority's as PEM.
-func certificate(name string) (cert tls.Certificate, ca []byte, err error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return cert, nil, err
-	}
-	root := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Demo CA"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: root.NotBefore, NotAfter: root.NotAfter, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	rootDER, err := x509.CreateCertificate(rand.Reader, root, root, key.Public(), key)
-	if err != nil {
-		return cert, nil, err
-	}
-	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, root, key.Public(), key)
-	return tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: rootDER}), err
 }

@@ -66,7 +66,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	defer func() { err = errors.Join(err, reg.Close()) }()
 	s.registry = reg.URL()
 
-	if s.api, err = serveAPI(home); err != nil {
+	if s.api, err = serveAPI(ctx, home); err != nil {
 		return err
 	}
 	defer s.api.server.Close()

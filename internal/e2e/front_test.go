@@ -187,6 +187,10 @@ type execView struct {
 	Seconds   float64    `json:"duration_seconds"`
 	Stdout    streamView `json:"stdout"`
 	Stderr    streamView `json:"stderr"`
+	Denied    []struct {
+		Target string `json:"target"`
+		Code   string `json:"code"`
+	} `json:"egress_denied"`
 }
 
 func (e execView) code() int {

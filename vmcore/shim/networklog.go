@@ -20,7 +20,7 @@ import (
 const (
 	networkLogSize  = 8 << 20 // bytes of one file of a box's network log; there are two, and the older goes
 	recentSize      = 128 << 10
-	networkLogQueue = 4096    // records that wait for the disk
+	networkLogQueue = 4096 // records that wait for the disk
 )
 
 // A networkLog is what a box tried to reach, as JSON lines on disk. Writing it
