@@ -3,8 +3,11 @@ package sessions
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
+	"github.com/boxlite-mcp/boxlite-mcp/secrets"
 )
 
 // The sizes of a piece of a network log.
@@ -37,8 +40,40 @@ func (s *Session) NetworkLog(_ context.Context, req boxlite.NetworkLogRequest) (
 	return log, err
 }
 
-// ListSecrets implements boxlite.Secrets.
-func (s *Session) ListSecrets(context.Context) ([]boxlite.SecretInfo, error) { return s.rt.Secrets() }
+// ListSecrets implements boxlite.Secrets. Those of the client's configuration
+// stand before the operator's of the same name.
+func (s *Session) ListSecrets(context.Context) ([]boxlite.SecretInfo, error) {
+	list, err := s.rt.Secrets()
+	for _, own := range s.secrets {
+		list = slices.DeleteFunc(list, func(i boxlite.SecretInfo) bool { return i.Name == own.Name })
+		own.Value = boxlite.SecretValue{}
+		if own.Placeholder == "" {
+			own.Placeholder = boxlite.DefaultPlaceholder(own.Name)
+		}
+		list = append(list, boxlite.SecretInfo{Secret: own, Source: "client"})
+	}
+	slices.SortFunc(list, func(a, b boxlite.SecretInfo) int { return strings.Compare(a.Name, b.Name) })
+	return list, err
+}
+
+// withValues gives the secrets that a box asks for, and that are of the client's
+// configuration, their values: they become the box's own.
+func (s *Session) withValues(asked []boxlite.Secret) ([]boxlite.Secret, error) {
+	list := slices.Clone(asked)
+	for i, a := range list {
+		for _, own := range s.secrets {
+			if own.Name != a.Name || !a.Value.IsZero() {
+				continue
+			}
+			narrow, err := secrets.Narrow(own, a.Hosts)
+			if err != nil {
+				return nil, err
+			}
+			list[i] = narrow
+		}
+	}
+	return list, nil
+}
 
 // SetSecret implements boxlite.Secrets.
 func (s *Session) SetSecret(ctx context.Context, secret boxlite.Secret) (boxlite.SecretInfo, error) {

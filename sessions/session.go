@@ -19,6 +19,8 @@ type Session struct {
 	rt    *vmcore.Runtime
 	scope vmcore.Scope
 	owner vmcore.Owner
+
+	secrets []boxlite.Secret // of the client's configuration
 }
 
 var _ boxlite.Service = (*Session)(nil)
@@ -32,6 +34,10 @@ func (s *Session) CreateBox(ctx context.Context, req boxlite.CreateRequest, repo
 	if o := req.Options; !s.scope.All && len(o.Secrets) > 0 && len(o.Network.AllowNet) == 0 {
 		return boxlite.BoxInfo{}, &boxlite.Error{Op: "create box", Kind: boxlite.Config, Err: errors.New("a box with secrets must say what it may reach"),
 			Hint: `Name the hosts in allow_net, such as the secret's own; "*" is the public Internet.`}
+	}
+	var err error
+	if req.Options.Secrets, err = s.withValues(req.Options.Secrets); err != nil {
+		return boxlite.BoxInfo{}, err
 	}
 	box, err := s.rt.CreateFor(ctx, s.owner, req)
 	if err != nil {

@@ -7,7 +7,7 @@
 //
 //	m := sessions.New(rt, sessions.Options{})
 //	defer m.Close()
-//	svc, err := m.Open("local", false)
+//	svc, err := m.Open(sessions.Client{Principal: "local"})
 //	info, err := svc.CreateBox(ctx, boxlite.CreateRequest{}, nil)
 //
 // Everything may be used concurrently.
@@ -20,6 +20,7 @@ import (
 	"time"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
+	"github.com/boxlite-mcp/boxlite-mcp/secrets"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore"
 )
 
@@ -60,20 +61,28 @@ func (m *Manager) Close() error {
 	return nil
 }
 
-// Open returns the service of a principal. The operator's sees all principals'
-// boxes, may read images from anywhere on the host, and lets boxes reach what it
-// likes. registries are those of
-// the client's configuration: images may come from there, for this session.
+// A Client is who opens a session, and what its configuration says.
+type Client struct {
+	Principal  string
+	Operator   bool             // sees all principals' boxes, may read images from anywhere on the host, and lets boxes reach what it likes
+	Registries []string         // images may come from there, for this session
+	Secrets    []boxlite.Secret // with values; boxes that this session makes may use them
+}
+
+// Open returns the service of a principal.
 //
-// Errors: InvalidArgument for a registry.
-func (m *Manager) Open(principal string, operator bool, registries ...string) (*Session, error) {
-	if _, err := vmcore.ParseRegistries(registries); err != nil {
+// Errors: InvalidArgument for a registry, Config for a secret.
+func (m *Manager) Open(c Client) (*Session, error) {
+	if _, err := vmcore.ParseRegistries(c.Registries); err != nil {
+		return nil, err
+	}
+	if _, err := secrets.NewSet(c.Secrets); err != nil {
 		return nil, err
 	}
 	// A box made here outlives connections and this process: Survives.
-	s := &Session{rt: m.rt, scope: vmcore.Scope{Principal: principal, All: operator},
-		owner: vmcore.Owner{Principal: principal, Registries: registries, Survives: true}}
-	if operator {
+	s := &Session{rt: m.rt, scope: vmcore.Scope{Principal: c.Principal, All: c.Operator}, secrets: c.Secrets,
+		owner: vmcore.Owner{Principal: c.Principal, Registries: c.Registries, Survives: true}}
+	if c.Operator {
 		s.owner.LocalRoots, s.owner.AnyNetwork = []string{"/"}, true
 	}
 	return s, nil

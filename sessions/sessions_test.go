@@ -37,7 +37,7 @@ func open(t *testing.T, opts sessions.Options) *sessions.Manager {
 // session returns a principal's session, "" being the operator.
 func session(t *testing.T, m *sessions.Manager, principal string, registries ...string) *sessions.Session {
 	t.Helper()
-	s, err := m.Open(principal, principal == "", registries...)
+	s, err := m.Open(sessions.Client{Principal: principal, Operator: principal == "", Registries: registries})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +207,7 @@ func TestARegistryIsAllowedForTheSessionThatNamesIt(t *testing.T) {
 	if _, err := bob.PullImage(t.Context(), "127.0.0.1:1/x", nil); boxlite.KindOf(err) != boxlite.Denied {
 		t.Errorf("bob: %v", err)
 	}
-	if _, err := m.Open("carol", false, "::"); boxlite.KindOf(err) != boxlite.InvalidArgument {
+	if _, err := m.Open(sessions.Client{Principal: "carol", Registries: []string{"::"}}); boxlite.KindOf(err) != boxlite.InvalidArgument {
 		t.Errorf("a registry that is none: %v", err)
 	}
 }

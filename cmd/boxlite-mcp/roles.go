@@ -119,7 +119,7 @@ func dialer(app *cli.App, c cli.Config, principal string, operator bool) (*rpc.C
 	}
 	return rpc.New(rpc.Options{
 		Socket: rpc.Socket(c.Home), Principal: principal, Operator: operator, Version: version,
-		Registries: c.Registries, Connect: p.Ensure, Log: c.Log(app.Stderr),
+		Registries: c.Registries, Secrets: c.Secrets, Connect: p.Ensure, Log: c.Log(app.Stderr),
 	}), nil
 }
 

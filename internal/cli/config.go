@@ -41,6 +41,10 @@ type Config struct {
 	// LogJSON writes the log as lines of JSON.
 	LogJSON bool
 
+	// Secrets are keys from this program's environment that the boxes of an MCP
+	// client may use, with their values and hosts.
+	Secrets []boxlite.Secret
+
 	// ReadOnly leaves out the MCP tools that change anything.
 	ReadOnly bool
 }

@@ -29,6 +29,8 @@ daemon does not answer, 7 not supported, 124 out of time, 1 anything else.`
 type commander struct {
 	*App
 	knobs knobs
+
+	grants []string // of serve: secrets from the environment
 }
 
 func newRoot(a *App) *cobra.Command {
@@ -44,6 +46,7 @@ func newRoot(a *App) *cobra.Command {
 			return applyEnv(cmd, a.LookupEnv)
 		},
 	}
+	m.secretFlag(root)
 	root.Args = func(cmd *cobra.Command, args []string) error { return unknownCommand(root, args) }
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SuggestionsMinimumDistance = 2
@@ -92,12 +95,21 @@ func (m *commander) with(fn func(ctx context.Context, l *link, args []string) er
 }
 
 func (m *commander) serveCmd() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "serve [flags]",
 		Short: "Speak MCP on standard input and output (the default)",
 		Args:  noArgs,
 		RunE:  m.run(m.serve),
 	}
+	m.secretFlag(cmd)
+	return cmd
+}
+
+// secretFlag adds the flag for keys of the environment that a client's boxes may
+// use.
+func (m *commander) secretFlag(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&m.grants, "secret", nil,
+		"`NAME@host[,host]`: let the client's boxes use the value of this variable here, as a secret that goes to these hosts only; repeatable")
 }
 
 // serve ends without an error when its input ends or a signal asks it to.
@@ -108,7 +120,11 @@ func (m *commander) serve(ctx context.Context, c Config, _ []string) error {
 	if isTerminal(m.Stdin) {
 		fmt.Fprintf(m.Stderr, "%s: speaking MCP on standard input and output; press Ctrl-D to end, or run %s -h\n", Name, Name)
 	}
-	err := m.Serve(ctx, c, m.Stdin, m.Stdout)
+	var err error
+	if c.Secrets, err = m.secretsFromEnv(); err != nil {
+		return err
+	}
+	err = m.Serve(ctx, c, m.Stdin, m.Stdout)
 	if ctx.Err() != nil && errors.Is(err, boxlite.Canceled) || errors.Is(err, context.Canceled) {
 		return nil
 	}

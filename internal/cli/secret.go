@@ -152,6 +152,25 @@ func (m *commander) secretRmCmd() *cobra.Command {
 	return cmd
 }
 
+// secretsFromEnv reads the --secret flags of serve.
+//
+// Errors: InvalidArgument.
+func (m *commander) secretsFromEnv() ([]boxlite.Secret, error) {
+	list := parseSecrets(m.grants)
+	for i, s := range list {
+		flag := "--secret " + s.Name
+		if len(s.Hosts) == 0 {
+			return nil, usage(flag, "Write NAME@host, such as --secret OPENAI_API_KEY@api.openai.com.", errors.New("it names no host"))
+		}
+		v, ok := m.LookupEnv(s.Name)
+		if !ok {
+			return nil, usage(flag, "Set it in the client's configuration, under env.", errors.New("the variable is not set"))
+		}
+		list[i].Value = boxlite.NewSecretValue(v)
+	}
+	return list, nil
+}
+
 // parseSecrets reads --secret flags: NAME, or NAME@HOST,HOST to narrow it.
 func parseSecrets(flags []string) []boxlite.Secret {
 	var list []boxlite.Secret

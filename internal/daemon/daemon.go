@@ -78,8 +78,8 @@ func Run(ctx context.Context, opts Options) (err error) {
 // serve answers clients until ctx ends; leave ends it.
 func serve(ctx context.Context, leave func(), opts Options, rt *vmcore.Runtime, manager *sessions.Manager) error {
 	srv := rpc.NewServer(rpc.ServerOptions{
-		Open: func(principal string, operator bool, registries []string) (boxlite.Service, error) {
-			return manager.Open(principal, operator, registries...)
+		Open: func(c rpc.Caller) (boxlite.Service, error) {
+			return manager.Open(sessions.Client{Principal: c.Principal, Operator: c.Operator, Registries: c.Registries, Secrets: c.Secrets})
 		},
 		Version: opts.Version, Home: opts.Home, Log: opts.Log,
 		Details: func(ctx context.Context) (json.RawMessage, error) {

@@ -131,6 +131,37 @@ func TestASecretIsNowhereButOnItsWay(t *testing.T) {
 	w.searchFor(mark, box)
 }
 
+// A client's configuration gives its boxes a key of its environment, which other
+// clients' boxes cannot use.
+func TestASecretOfTheClientsEnvironment(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	api := newAPI(w)
+	image := w.debian() // before the front ends, which are told its registry
+	const value = "sk-of-the-environment-1"
+	cmd := w.command("serve", "--principal", "owner", "--secret", "KEY@"+apiName)
+	cmd.Env = append(cmd.Env, "KEY="+value)
+	f, err := w.tryFront(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	box := f.create("keys", args{"image": image, "memory_mib": 256, "allow_net": []string{apiName}, "secrets": []string{"KEY"}}).BoxID
+	if e := f.sh(box, ask); e.Stdout.Text != apiName+" sent <BOXLITE_SECRET:KEY>\n" || api.last() != value {
+		t.Errorf("%q, %s; the host got %q", e.Stdout.Text, e.Stderr.Text, api.last())
+	}
+	other := w.frontOf("other")
+	err = other.call(t.Context(), "box_create", args{"image": image, "allow_net": []string{apiName}, "secrets": []string{"KEY"}}, nil)
+	if err == nil {
+		t.Fatal("another principal's box may use the key")
+	}
+	actionable(t, err)
+	// The same without the variable says what to do.
+	if out, err := w.cli("serve", "--secret", "NOT_SET@"+apiName); err == nil || !strings.Contains(err.Error()+out, "NOT_SET") {
+		t.Errorf("%v: %s", err, out)
+	}
+	w.searchFor(value, box)
+}
+
 // searchFor fails the test if text is in a file of the home, in arguments or the
 // environment of a process, or in the memory of the box's machine.
 func (w *world) searchFor(text, box string) {
@@ -152,6 +183,9 @@ func (w *world) searchFor(text, box string) {
 	machines := 0
 	for _, p := range w.processes() {
 		for _, name := range []string{"cmdline", "environ"} {
+			if p.role == "client" && name == "environ" {
+				continue // where a client's configuration may have put it
+			}
 			if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.id.PID, name)); err == nil && bytes.Contains(data, []byte(text)) {
 				w.t.Errorf("%q is in %s of %v", text, name, p.args)
 			}

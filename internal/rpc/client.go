@@ -32,7 +32,8 @@ type Options struct {
 	Operator  bool   // it sees all, and may call Status and Shutdown
 	Version   string // of this program
 
-	Registries []string // image registries that the daemon is to allow: this program's user is its operator
+	Secrets    []boxlite.Secret // with values, of this program's configuration; for the principal's boxes
+	Registries []string         // image registries that the daemon is to allow: this program's user is its operator
 
 	// Connect is called before every connection that is made, one at a time,
 	// to see to it that a daemon listens; [Presence.Ensure] does. nil: nothing
@@ -236,6 +237,13 @@ func (s *session) hello(ctx context.Context, opts Options, patience time.Duratio
 		Version: opts.Version, Operator: opts.Operator, Principal: []byte(opts.Principal)}
 	for _, name := range opts.Registries {
 		req.Registries = append(req.Registries, []byte(name))
+	}
+	for _, secret := range opts.Secrets {
+		b, err := encode(secret)
+		if err != nil {
+			return err
+		}
+		req.Secrets = append(req.Secrets, &rpcpb.SetSecretRequest{Json: b, Value: []byte(secret.Value.Reveal())})
 	}
 	reply, err := s.rpc.Hello(limited, req)
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {

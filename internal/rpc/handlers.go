@@ -38,7 +38,11 @@ func (h *handlers) Hello(ctx context.Context, req *rpcpb.HelloRequest) (*rpcpb.H
 	}
 	id.err = checkProtocol(Protocol, MinProtocol, req.Protocol, req.MinProtocol, req.Version)
 	if id.err == nil {
-		svc, err := h.opts.Open(id.principal, id.operator, texts(req.Registries))
+		grants, err := secretsOf(req.Secrets)
+		if err != nil {
+			return nil, err
+		}
+		svc, err := h.opts.Open(Caller{id.principal, id.operator, texts(req.Registries), grants})
 		if err != nil {
 			return nil, err
 		}
@@ -52,6 +56,20 @@ func (h *handlers) Hello(ctx context.Context, req *rpcpb.HelloRequest) (*rpcpb.H
 	h.log.Debug("client connected", "principal", id.principal, "operator", id.operator, "version", req.Version)
 	return &rpcpb.HelloReply{Protocol: Protocol, MinProtocol: MinProtocol, Version: h.opts.Version,
 		Pid: int64(h.self.PID), Start: h.self.Start, Boot: h.self.Boot}, nil
+}
+
+// secretsOf returns the secrets of a client's configuration.
+func secretsOf(list []*rpcpb.SetSecretRequest) ([]boxlite.Secret, error) {
+	var out []boxlite.Secret
+	for _, req := range list {
+		var s boxlite.Secret
+		if err := decode(req.Json, &s); err != nil {
+			return nil, err
+		}
+		s.Value = boxlite.NewSecretValue(string(req.Value))
+		out = append(out, s)
+	}
+	return out, nil
 }
 
 func texts(list [][]byte) []string {

@@ -46,8 +46,8 @@ func start(t testing.TB, svc boxlite.Service) (home string) {
 	return home
 }
 
-func always(svc boxlite.Service) func(string, bool, []string) (boxlite.Service, error) {
-	return func(string, bool, []string) (boxlite.Service, error) { return svc, nil }
+func always(svc boxlite.Service) func(rpc.Caller) (boxlite.Service, error) {
+	return func(rpc.Caller) (boxlite.Service, error) { return svc, nil }
 }
 
 // serve serves at home until the test ends.
@@ -264,8 +264,8 @@ func TestEveryCallIsTheSameOnBothEnds(t *testing.T) {
 
 func TestTenClientsAtOnceSeeTheirOwn(t *testing.T) {
 	home := t.TempDir()
-	srv := serve(t, home, rpc.ServerOptions{Open: func(principal string, _ bool, _ []string) (boxlite.Service, error) {
-		return named{memory{}, principal}, nil
+	srv := serve(t, home, rpc.ServerOptions{Open: func(c rpc.Caller) (boxlite.Service, error) {
+		return named{memory{}, c.Principal}, nil
 	}})
 	var wg sync.WaitGroup
 	for i := range 10 {
@@ -416,7 +416,7 @@ func TestAPanicEndsItsCallOnly(t *testing.T) {
 
 func TestOpenDecidesWhoMayConnect(t *testing.T) {
 	home := t.TempDir()
-	serve(t, home, rpc.ServerOptions{Open: func(string, bool, []string) (boxlite.Service, error) {
+	serve(t, home, rpc.ServerOptions{Open: func(rpc.Caller) (boxlite.Service, error) {
 		return nil, boxlite.Errorf(boxlite.Denied, "connect", "", "no such principal")
 	}})
 	for _, opts := range []rpc.Options{{Principal: "p"}, {Operator: true}} {
@@ -706,8 +706,8 @@ func TestMessagesFromStrangeClientsAreRefused(t *testing.T) {
 func TestRegistriesComeWithEveryHello(t *testing.T) {
 	home := t.TempDir()
 	var got []string
-	opts := rpc.ServerOptions{Open: func(_ string, _ bool, registries []string) (boxlite.Service, error) {
-		got = append(got, registries...)
+	opts := rpc.ServerOptions{Open: func(c rpc.Caller) (boxlite.Service, error) {
+		got = append(got, c.Registries...)
 		if len(registries) > 0 && registries[0] == "bad" {
 			return nil, boxlite.Errorf(boxlite.Config, "add registry", registries[0], "no such form")
 		}

@@ -24,12 +24,18 @@ import (
 	"github.com/boxlite-mcp/boxlite-mcp/internal/rpcerr"
 )
 
+// A Caller is who a connection is, and what is in its configuration.
+type Caller struct {
+	Principal  string           // may be empty for the operator
+	Operator   bool             // sees all
+	Registries []string         // image registries that are allowed from now on
+	Secrets    []boxlite.Secret // with values, for this principal's boxes
+}
+
 // ServerOptions say what a [Server] serves. Open is required.
 type ServerOptions struct {
-	// Open returns the Service for one connection: that of the principal, or
-	// the operator's, who sees all and whose principal may be empty. registries
-	// are those of the client's configuration.
-	Open func(principal string, operator bool, registries []string) (boxlite.Service, error)
+	// Open returns the Service for one connection.
+	Open func(Caller) (boxlite.Service, error)
 
 	Version string // of this program
 	Home    string // for Status

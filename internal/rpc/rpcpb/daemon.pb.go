@@ -314,6 +314,7 @@ type HelloRequest struct {
 	Operator      bool                   `protobuf:"varint,4,opt,name=operator,proto3" json:"operator,omitempty"`
 	Principal     []byte                 `protobuf:"bytes,5,opt,name=principal,proto3" json:"principal,omitempty"`
 	Registries    [][]byte               `protobuf:"bytes,6,rep,name=registries,proto3" json:"registries,omitempty"` // of the client's configuration; they are allowed from now on
+	Secrets       []*SetSecretRequest    `protobuf:"bytes,7,rep,name=secrets,proto3" json:"secrets,omitempty"`       // likewise; for the principal's boxes, and not kept for others
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -386,6 +387,13 @@ func (x *HelloRequest) GetPrincipal() []byte {
 func (x *HelloRequest) GetRegistries() [][]byte {
 	if x != nil {
 		return x.Registries
+	}
+	return nil
+}
+
+func (x *HelloRequest) GetSecrets() []*SetSecretRequest {
+	if x != nil {
+		return x.Secrets
 	}
 	return nil
 }
@@ -1444,7 +1452,7 @@ const file_daemon_proto_rawDesc = "" +
 	"\bProgress\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\fR\x05phase\x12\x18\n" +
 	"\acurrent\x18\x02 \x01(\x03R\acurrent\x12\x14\n" +
-	"\x05total\x18\x03 \x01(\x03R\x05total\"\xc1\x01\n" +
+	"\x05total\x18\x03 \x01(\x03R\x05total\"\x80\x02\n" +
 	"\fHelloRequest\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\x05R\bprotocol\x12!\n" +
 	"\fmin_protocol\x18\x02 \x01(\x05R\vminProtocol\x12\x18\n" +
@@ -1453,7 +1461,8 @@ const file_daemon_proto_rawDesc = "" +
 	"\tprincipal\x18\x05 \x01(\fR\tprincipal\x12\x1e\n" +
 	"\n" +
 	"registries\x18\x06 \x03(\fR\n" +
-	"registries\"\xa1\x01\n" +
+	"registries\x12=\n" +
+	"\asecrets\x18\a \x03(\v2#.boxlite.daemon.v1.SetSecretRequestR\asecrets\"\xa1\x01\n" +
 	"\n" +
 	"HelloReply\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\x05R\bprotocol\x12!\n" +
@@ -1596,63 +1605,64 @@ var file_daemon_proto_goTypes = []any{
 }
 var file_daemon_proto_depIdxs = []int32{
 	4,  // 0: boxlite.daemon.v1.Step.progress:type_name -> boxlite.daemon.v1.Progress
-	14, // 1: boxlite.daemon.v1.OutputReply.stdout:type_name -> boxlite.daemon.v1.Chunk
-	14, // 2: boxlite.daemon.v1.OutputReply.stderr:type_name -> boxlite.daemon.v1.Chunk
-	5,  // 3: boxlite.daemon.v1.Daemon.Hello:input_type -> boxlite.daemon.v1.HelloRequest
-	0,  // 4: boxlite.daemon.v1.Daemon.Status:input_type -> boxlite.daemon.v1.Empty
-	7,  // 5: boxlite.daemon.v1.Daemon.Shutdown:input_type -> boxlite.daemon.v1.ShutdownRequest
-	1,  // 6: boxlite.daemon.v1.Daemon.CreateBox:input_type -> boxlite.daemon.v1.Words
-	2,  // 7: boxlite.daemon.v1.Daemon.GetBox:input_type -> boxlite.daemon.v1.Ref
-	1,  // 8: boxlite.daemon.v1.Daemon.ListBoxes:input_type -> boxlite.daemon.v1.Words
-	2,  // 9: boxlite.daemon.v1.Daemon.StartBox:input_type -> boxlite.daemon.v1.Ref
-	2,  // 10: boxlite.daemon.v1.Daemon.StopBox:input_type -> boxlite.daemon.v1.Ref
-	8,  // 11: boxlite.daemon.v1.Daemon.UpdateBox:input_type -> boxlite.daemon.v1.UpdateBoxRequest
-	10, // 12: boxlite.daemon.v1.Daemon.RemoveBox:input_type -> boxlite.daemon.v1.RemoveBoxRequest
-	11, // 13: boxlite.daemon.v1.Daemon.Run:input_type -> boxlite.daemon.v1.RunRequest
-	12, // 14: boxlite.daemon.v1.Daemon.Output:input_type -> boxlite.daemon.v1.OutputRequest
-	15, // 15: boxlite.daemon.v1.Daemon.WriteStdin:input_type -> boxlite.daemon.v1.WriteStdinRequest
-	17, // 16: boxlite.daemon.v1.Daemon.Signal:input_type -> boxlite.daemon.v1.SignalRequest
-	18, // 17: boxlite.daemon.v1.Daemon.StopExec:input_type -> boxlite.daemon.v1.StopExecRequest
-	19, // 18: boxlite.daemon.v1.Daemon.ResizeTTY:input_type -> boxlite.daemon.v1.ResizeTTYRequest
-	20, // 19: boxlite.daemon.v1.Daemon.ReadFile:input_type -> boxlite.daemon.v1.ReadFileRequest
-	22, // 20: boxlite.daemon.v1.Daemon.WriteFile:input_type -> boxlite.daemon.v1.WriteFileRequest
-	0,  // 21: boxlite.daemon.v1.Daemon.ListImages:input_type -> boxlite.daemon.v1.Empty
-	2,  // 22: boxlite.daemon.v1.Daemon.PullImage:input_type -> boxlite.daemon.v1.Ref
-	2,  // 23: boxlite.daemon.v1.Daemon.RemoveImage:input_type -> boxlite.daemon.v1.Ref
-	1,  // 24: boxlite.daemon.v1.Daemon.NetworkLog:input_type -> boxlite.daemon.v1.Words
-	0,  // 25: boxlite.daemon.v1.Daemon.ListSecrets:input_type -> boxlite.daemon.v1.Empty
-	9,  // 26: boxlite.daemon.v1.Daemon.SetSecret:input_type -> boxlite.daemon.v1.SetSecretRequest
-	2,  // 27: boxlite.daemon.v1.Daemon.RemoveSecret:input_type -> boxlite.daemon.v1.Ref
-	6,  // 28: boxlite.daemon.v1.Daemon.Hello:output_type -> boxlite.daemon.v1.HelloReply
-	1,  // 29: boxlite.daemon.v1.Daemon.Status:output_type -> boxlite.daemon.v1.Words
-	0,  // 30: boxlite.daemon.v1.Daemon.Shutdown:output_type -> boxlite.daemon.v1.Empty
-	3,  // 31: boxlite.daemon.v1.Daemon.CreateBox:output_type -> boxlite.daemon.v1.Step
-	1,  // 32: boxlite.daemon.v1.Daemon.GetBox:output_type -> boxlite.daemon.v1.Words
-	1,  // 33: boxlite.daemon.v1.Daemon.ListBoxes:output_type -> boxlite.daemon.v1.Words
-	3,  // 34: boxlite.daemon.v1.Daemon.StartBox:output_type -> boxlite.daemon.v1.Step
-	1,  // 35: boxlite.daemon.v1.Daemon.StopBox:output_type -> boxlite.daemon.v1.Words
-	1,  // 36: boxlite.daemon.v1.Daemon.UpdateBox:output_type -> boxlite.daemon.v1.Words
-	1,  // 37: boxlite.daemon.v1.Daemon.RemoveBox:output_type -> boxlite.daemon.v1.Words
-	3,  // 38: boxlite.daemon.v1.Daemon.Run:output_type -> boxlite.daemon.v1.Step
-	13, // 39: boxlite.daemon.v1.Daemon.Output:output_type -> boxlite.daemon.v1.OutputReply
-	16, // 40: boxlite.daemon.v1.Daemon.WriteStdin:output_type -> boxlite.daemon.v1.WriteStdinReply
-	0,  // 41: boxlite.daemon.v1.Daemon.Signal:output_type -> boxlite.daemon.v1.Empty
-	1,  // 42: boxlite.daemon.v1.Daemon.StopExec:output_type -> boxlite.daemon.v1.Words
-	0,  // 43: boxlite.daemon.v1.Daemon.ResizeTTY:output_type -> boxlite.daemon.v1.Empty
-	21, // 44: boxlite.daemon.v1.Daemon.ReadFile:output_type -> boxlite.daemon.v1.ReadFileReply
-	1,  // 45: boxlite.daemon.v1.Daemon.WriteFile:output_type -> boxlite.daemon.v1.Words
-	1,  // 46: boxlite.daemon.v1.Daemon.ListImages:output_type -> boxlite.daemon.v1.Words
-	3,  // 47: boxlite.daemon.v1.Daemon.PullImage:output_type -> boxlite.daemon.v1.Step
-	1,  // 48: boxlite.daemon.v1.Daemon.RemoveImage:output_type -> boxlite.daemon.v1.Words
-	1,  // 49: boxlite.daemon.v1.Daemon.NetworkLog:output_type -> boxlite.daemon.v1.Words
-	1,  // 50: boxlite.daemon.v1.Daemon.ListSecrets:output_type -> boxlite.daemon.v1.Words
-	1,  // 51: boxlite.daemon.v1.Daemon.SetSecret:output_type -> boxlite.daemon.v1.Words
-	1,  // 52: boxlite.daemon.v1.Daemon.RemoveSecret:output_type -> boxlite.daemon.v1.Words
-	28, // [28:53] is the sub-list for method output_type
-	3,  // [3:28] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	9,  // 1: boxlite.daemon.v1.HelloRequest.secrets:type_name -> boxlite.daemon.v1.SetSecretRequest
+	14, // 2: boxlite.daemon.v1.OutputReply.stdout:type_name -> boxlite.daemon.v1.Chunk
+	14, // 3: boxlite.daemon.v1.OutputReply.stderr:type_name -> boxlite.daemon.v1.Chunk
+	5,  // 4: boxlite.daemon.v1.Daemon.Hello:input_type -> boxlite.daemon.v1.HelloRequest
+	0,  // 5: boxlite.daemon.v1.Daemon.Status:input_type -> boxlite.daemon.v1.Empty
+	7,  // 6: boxlite.daemon.v1.Daemon.Shutdown:input_type -> boxlite.daemon.v1.ShutdownRequest
+	1,  // 7: boxlite.daemon.v1.Daemon.CreateBox:input_type -> boxlite.daemon.v1.Words
+	2,  // 8: boxlite.daemon.v1.Daemon.GetBox:input_type -> boxlite.daemon.v1.Ref
+	1,  // 9: boxlite.daemon.v1.Daemon.ListBoxes:input_type -> boxlite.daemon.v1.Words
+	2,  // 10: boxlite.daemon.v1.Daemon.StartBox:input_type -> boxlite.daemon.v1.Ref
+	2,  // 11: boxlite.daemon.v1.Daemon.StopBox:input_type -> boxlite.daemon.v1.Ref
+	8,  // 12: boxlite.daemon.v1.Daemon.UpdateBox:input_type -> boxlite.daemon.v1.UpdateBoxRequest
+	10, // 13: boxlite.daemon.v1.Daemon.RemoveBox:input_type -> boxlite.daemon.v1.RemoveBoxRequest
+	11, // 14: boxlite.daemon.v1.Daemon.Run:input_type -> boxlite.daemon.v1.RunRequest
+	12, // 15: boxlite.daemon.v1.Daemon.Output:input_type -> boxlite.daemon.v1.OutputRequest
+	15, // 16: boxlite.daemon.v1.Daemon.WriteStdin:input_type -> boxlite.daemon.v1.WriteStdinRequest
+	17, // 17: boxlite.daemon.v1.Daemon.Signal:input_type -> boxlite.daemon.v1.SignalRequest
+	18, // 18: boxlite.daemon.v1.Daemon.StopExec:input_type -> boxlite.daemon.v1.StopExecRequest
+	19, // 19: boxlite.daemon.v1.Daemon.ResizeTTY:input_type -> boxlite.daemon.v1.ResizeTTYRequest
+	20, // 20: boxlite.daemon.v1.Daemon.ReadFile:input_type -> boxlite.daemon.v1.ReadFileRequest
+	22, // 21: boxlite.daemon.v1.Daemon.WriteFile:input_type -> boxlite.daemon.v1.WriteFileRequest
+	0,  // 22: boxlite.daemon.v1.Daemon.ListImages:input_type -> boxlite.daemon.v1.Empty
+	2,  // 23: boxlite.daemon.v1.Daemon.PullImage:input_type -> boxlite.daemon.v1.Ref
+	2,  // 24: boxlite.daemon.v1.Daemon.RemoveImage:input_type -> boxlite.daemon.v1.Ref
+	1,  // 25: boxlite.daemon.v1.Daemon.NetworkLog:input_type -> boxlite.daemon.v1.Words
+	0,  // 26: boxlite.daemon.v1.Daemon.ListSecrets:input_type -> boxlite.daemon.v1.Empty
+	9,  // 27: boxlite.daemon.v1.Daemon.SetSecret:input_type -> boxlite.daemon.v1.SetSecretRequest
+	2,  // 28: boxlite.daemon.v1.Daemon.RemoveSecret:input_type -> boxlite.daemon.v1.Ref
+	6,  // 29: boxlite.daemon.v1.Daemon.Hello:output_type -> boxlite.daemon.v1.HelloReply
+	1,  // 30: boxlite.daemon.v1.Daemon.Status:output_type -> boxlite.daemon.v1.Words
+	0,  // 31: boxlite.daemon.v1.Daemon.Shutdown:output_type -> boxlite.daemon.v1.Empty
+	3,  // 32: boxlite.daemon.v1.Daemon.CreateBox:output_type -> boxlite.daemon.v1.Step
+	1,  // 33: boxlite.daemon.v1.Daemon.GetBox:output_type -> boxlite.daemon.v1.Words
+	1,  // 34: boxlite.daemon.v1.Daemon.ListBoxes:output_type -> boxlite.daemon.v1.Words
+	3,  // 35: boxlite.daemon.v1.Daemon.StartBox:output_type -> boxlite.daemon.v1.Step
+	1,  // 36: boxlite.daemon.v1.Daemon.StopBox:output_type -> boxlite.daemon.v1.Words
+	1,  // 37: boxlite.daemon.v1.Daemon.UpdateBox:output_type -> boxlite.daemon.v1.Words
+	1,  // 38: boxlite.daemon.v1.Daemon.RemoveBox:output_type -> boxlite.daemon.v1.Words
+	3,  // 39: boxlite.daemon.v1.Daemon.Run:output_type -> boxlite.daemon.v1.Step
+	13, // 40: boxlite.daemon.v1.Daemon.Output:output_type -> boxlite.daemon.v1.OutputReply
+	16, // 41: boxlite.daemon.v1.Daemon.WriteStdin:output_type -> boxlite.daemon.v1.WriteStdinReply
+	0,  // 42: boxlite.daemon.v1.Daemon.Signal:output_type -> boxlite.daemon.v1.Empty
+	1,  // 43: boxlite.daemon.v1.Daemon.StopExec:output_type -> boxlite.daemon.v1.Words
+	0,  // 44: boxlite.daemon.v1.Daemon.ResizeTTY:output_type -> boxlite.daemon.v1.Empty
+	21, // 45: boxlite.daemon.v1.Daemon.ReadFile:output_type -> boxlite.daemon.v1.ReadFileReply
+	1,  // 46: boxlite.daemon.v1.Daemon.WriteFile:output_type -> boxlite.daemon.v1.Words
+	1,  // 47: boxlite.daemon.v1.Daemon.ListImages:output_type -> boxlite.daemon.v1.Words
+	3,  // 48: boxlite.daemon.v1.Daemon.PullImage:output_type -> boxlite.daemon.v1.Step
+	1,  // 49: boxlite.daemon.v1.Daemon.RemoveImage:output_type -> boxlite.daemon.v1.Words
+	1,  // 50: boxlite.daemon.v1.Daemon.NetworkLog:output_type -> boxlite.daemon.v1.Words
+	1,  // 51: boxlite.daemon.v1.Daemon.ListSecrets:output_type -> boxlite.daemon.v1.Words
+	1,  // 52: boxlite.daemon.v1.Daemon.SetSecret:output_type -> boxlite.daemon.v1.Words
+	1,  // 53: boxlite.daemon.v1.Daemon.RemoveSecret:output_type -> boxlite.daemon.v1.Words
+	29, // [29:54] is the sub-list for method output_type
+	4,  // [4:29] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_daemon_proto_init() }
