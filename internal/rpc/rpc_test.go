@@ -707,6 +707,7 @@ func TestRegistriesComeWithEveryHello(t *testing.T) {
 	home := t.TempDir()
 	var got []string
 	opts := rpc.ServerOptions{Open: func(c rpc.Caller) (boxlite.Service, error) {
+		registries := c.Registries
 		got = append(got, c.Registries...)
 		if len(registries) > 0 && registries[0] == "bad" {
 			return nil, boxlite.Errorf(boxlite.Config, "add registry", registries[0], "no such form")
