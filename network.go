@@ -17,7 +17,7 @@ type NetworkSpec struct {
 
 // A NetworkLogRequest selects records of a box.
 type NetworkLogRequest struct {
-	Box    string    `json:"box"` // id, name or unique prefix
+	Box    string    `json:"box,omitempty"` // id, name or unique prefix; "": all of the caller's, also those that are gone, some seconds late
 	Since  time.Time `json:"since,omitzero"`
 	Denied bool      `json:"denied,omitempty"` // only what was refused, or did not work
 	Recent bool      `json:"recent,omitempty"` // look no further back than some hundred records, which is quick
@@ -34,6 +34,8 @@ type NetworkLog struct {
 // name that was looked up, a connection, a request inside an intercepted
 // connection, a datagram flow. What a guest chose is escaped and cut.
 type NetworkEvent struct {
+	Principal string `json:"principal,omitempty"` // whose box it is; in records of several boxes
+
 	Seq  uint64       `json:"seq"` // of the box, without holes; a later record with the same Seq replaces the earlier one
 	Box  BoxID        `json:"box,omitempty"`
 	Exec ExecutionID  `json:"exec,omitempty"` // where it is known which command did it

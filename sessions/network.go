@@ -18,16 +18,12 @@ const (
 
 // NetworkLog implements boxlite.Networks.
 func (s *Session) NetworkLog(_ context.Context, req boxlite.NetworkLogRequest) (boxlite.NetworkLog, error) {
-	box, err := s.rt.Lookup(s.scope, req.Box)
-	if err != nil {
-		return boxlite.NetworkLog{}, err
-	}
 	limit := req.Limit
 	if limit <= 0 {
 		limit = defaultEvents
 	}
 	limit = min(limit, maxEvents)
-	list, err := box.NetworkLog(limit+1, req.Recent, func(e boxlite.NetworkEvent) bool {
+	list, err := s.events(req, limit+1, func(e boxlite.NetworkEvent) bool {
 		return !e.Time.Before(req.Since) && !(req.Denied && e.Allowed && !e.Failed())
 	})
 	log := boxlite.NetworkLog{Events: list, More: len(list) > limit}
@@ -38,6 +34,20 @@ func (s *Session) NetworkLog(_ context.Context, req boxlite.NetworkLogRequest) (
 		log.Events = []boxlite.NetworkEvent{}
 	}
 	return log, err
+}
+
+// events returns records of a box, or of all that the session sees.
+func (s *Session) events(req boxlite.NetworkLogRequest, limit int, match func(boxlite.NetworkEvent) bool) ([]boxlite.NetworkEvent, error) {
+	if req.Box == "" {
+		return s.rt.Audit(limit, func(e boxlite.NetworkEvent) bool {
+			return (s.scope.All || e.Principal == s.scope.Principal && e.Box != "") && match(e)
+		})
+	}
+	box, err := s.rt.Lookup(s.scope, req.Box)
+	if err != nil {
+		return nil, err
+	}
+	return box.NetworkLog(limit, req.Recent, match)
 }
 
 // ListSecrets implements boxlite.Secrets. Those of the client's configuration

@@ -10,7 +10,9 @@ import (
 )
 
 func (rt *Runtime) openImages() (*image.Cache, error) {
+	rt.named(rt.opts.Registries)
 	return image.Open(rt.path("images"), image.Options{
+		Dial:       rt.dialRegistry,
 		Registries: rt.opts.Registries, Offline: rt.opts.Offline, RootCAs: rt.opts.RootCAs,
 		Protected: []string{rt.opts.Home}, Log: rt.log,
 	})
@@ -29,6 +31,7 @@ func (rt *Runtime) prepareImage(ctx context.Context, rec record, report func(box
 		ref = "dir:" + rec.Options.RootfsPath
 	}
 	report(boxlite.Progress{Phase: "resolving image"})
+	rt.named(parseRegistries(rec.Registries))
 	img, err := rt.images.Pull(ctx, ref, image.PullOptions{LocalRoots: rec.LocalRoots, Registries: parseRegistries(rec.Registries), Progress: report})
 	if err != nil {
 		return img, err
@@ -48,6 +51,7 @@ func (rt *Runtime) prepareImage(ctx context.Context, rec record, report func(box
 //
 // Errors: see [image.Cache.Pull].
 func (rt *Runtime) Pull(ctx context.Context, owner Owner, ref string, report func(boxlite.Progress)) (boxlite.ImageInfo, error) {
+	rt.named(parseRegistries(owner.Registries))
 	img, err := rt.images.Pull(ctx, ref, image.PullOptions{
 		LocalRoots: owner.LocalRoots, Registries: parseRegistries(owner.Registries), Progress: report,
 	})

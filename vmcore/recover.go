@@ -39,6 +39,7 @@ func (rt *Runtime) recover(ctx context.Context) error {
 		return err
 	}
 	rt.work.Go(rt.collect)
+	rt.work.Go(rt.keepAudit)
 	for id, rec := range maps.Clone(rt.records) { // the goroutines below change it
 		if !rec.Removing && !rec.Starting && !rec.Status.IsActive() {
 			continue

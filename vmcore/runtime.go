@@ -20,7 +20,7 @@
 //
 //	home/lock          held by the Runtime while it is open
 //	home/.boxlite-mcp-home  says whose directory it is
-//	home/db/           Badger, package store: tables "box", "secret" and "total"
+//	home/db/           Badger, package store: tables "audit", "box", "secret" and "total"
 //	home/images/       package image
 //	home/vault.key     the key of the secrets in table "secret"
 //	home/engines.json  what the engines reported of this host
@@ -84,6 +84,7 @@ type Runtime struct {
 	images  *image.Cache
 	engines *engines
 	vault   *vault
+	audit   *audit
 
 	ctx    context.Context //nolint:containedctx // of everything that outlives a call; ended by Close
 	cancel context.CancelFunc
@@ -95,6 +96,8 @@ type Runtime struct {
 	locks   map[boxlite.BoxID]chan struct{} // guarded by mu; holds a token while a box is led from state to state
 	phases  map[boxlite.BoxID]string        // guarded by mu; of starts under way
 	closed  bool                            // guarded by mu
+
+	registries map[string]bool // guarded by mu; host:port of those that a person has named
 }
 
 // Open opens the home and adopts the boxes that run in it.
@@ -119,7 +122,7 @@ func open(opts Options) (_ *Runtime, err error) {
 	rt := &Runtime{
 		opts: opts, log: opts.Log,
 		records: map[boxlite.BoxID]*record{}, live: map[boxlite.BoxID]*live{},
-		locks: map[boxlite.BoxID]chan struct{}{}, phases: map[boxlite.BoxID]string{},
+		locks: map[boxlite.BoxID]chan struct{}{}, phases: map[boxlite.BoxID]string{}, registries: map[string]bool{},
 	}
 	rt.ctx, rt.cancel = context.WithCancel(context.Background())
 	defer func() {
@@ -142,6 +145,7 @@ func open(opts Options) (_ *Runtime, err error) {
 		return nil, wayOut(err)
 	}
 	rt.boxes, rt.totals = newBoxTable(rt.db), store.NewTable(rt.db, "total", store.TableOptions[totals]{})
+	rt.audit = newAudit(rt.db)
 	rt.vault = newVault(rt.db, rt.path("vault.key"))
 	if rt.images, err = rt.openImages(); err != nil {
 		return nil, err

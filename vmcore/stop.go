@@ -193,6 +193,7 @@ func (rt *Runtime) destroy(ctx context.Context, id boxlite.BoxID) error {
 	}
 	rt.endProcesses(rec.Shim, rec.Machine)
 
+	rt.forgetLog(ctx, id, rec.Principal)
 	doomed := rt.path("boxes", ".removing-"+string(id))
 	if err := os.Rename(rt.boxDir(id), doomed); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return storage("remove box", string(id), err)

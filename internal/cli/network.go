@@ -86,11 +86,13 @@ func (m *commander) netlogCmd() *cobra.Command {
 	var since spanFlag
 	var limit int
 	cmd := &cobra.Command{
-		Use:   "netlog [flags] BOX",
+		Use:   "netlog [flags] [BOX]",
 		Short: "Show what a box tried to reach, and what became of it",
 		Long: `Show what a box tried to reach, oldest first: names looked up, connections, and
-requests to hosts that a secret or an HTTP rule is about.`,
-		Args:              needs(1, 1, "box"),
+requests to hosts that a secret or an HTTP rule is about. Without a box, show what
+all boxes tried, those that are removed too, in the last 30 days, and where images
+were pulled from.`,
+		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: m.completeFirst(m.boxNames(func(boxlite.BoxStatus) bool { return true })),
 	}
 	fs := cmd.Flags()
@@ -99,7 +101,10 @@ requests to hosts that a secret or an HTTP rule is about.`,
 	fs.IntVarP(&limit, "limit", "n", 100, "at most this `number` of records, the newest of more")
 	fs.BoolVar(&lines, "json", false, "print a line of JSON for each record")
 	cmd.RunE = m.with(func(ctx context.Context, l *link, args []string) error {
-		req := boxlite.NetworkLogRequest{Box: args[0], Denied: denied, Limit: limit}
+		req := boxlite.NetworkLogRequest{Denied: denied, Limit: limit}
+		if len(args) == 1 {
+			req.Box = args[0]
+		}
 		if since > 0 {
 			req.Since = time.Now().Add(-time.Duration(since))
 		}
@@ -136,7 +141,7 @@ func (m *commander) printEventLines(events []boxlite.NetworkEvent) error {
 }
 
 func (m *commander) printEvents(events []boxlite.NetworkEvent) error {
-	rows := [][]string{{"TIME", "WHAT", "TARGET", "DECISION", "CODE", "BYTES OUT/IN", "REASON"}}
+	rows := [][]string{{"TIME", "BOX", "WHAT", "TARGET", "DECISION", "CODE", "BYTES OUT/IN", "REASON"}}
 	for _, e := range events {
 		verb := "deny"
 		if e.Allowed {
@@ -150,7 +155,7 @@ func (m *commander) printEvents(events []boxlite.NetworkEvent) error {
 			reason += fmt.Sprintf(" (%d times)", e.Count)
 		}
 		rows = append(rows, []string{
-			e.Time.Local().Format("15:04:05"), string(e.Kind), oneLine(eventTarget(e)), verb, e.Code, fmt.Sprintf("%d/%d", e.Sent, e.Received), oneLine(reason),
+			e.Time.Local().Format(time.DateTime), string(e.Box), string(e.Kind), oneLine(eventTarget(e)), verb, e.Code, fmt.Sprintf("%d/%d", e.Sent, e.Received), oneLine(reason),
 		})
 	}
 	return table(m.Stdout, rows)

@@ -50,7 +50,7 @@ func Serve(ctx context.Context, dir string, log io.Writer) (*Registry, error) {
 	if err := os.WriteFile(file, fmt.Appendf(nil, config, filepath.Join(dir, "data")), 0o644); err != nil {
 		return nil, err
 	}
-	program, err := registryProgram(ctx, log)
+	program, err := RegistryProgram(ctx, log)
 	if err != nil {
 		return nil, err
 	}
@@ -79,11 +79,11 @@ func Serve(ctx context.Context, dir string, log io.Writer) (*Registry, error) {
 	return nil, fmt.Errorf("docker-registry: %w", errors.Join(err, ctx.Err(), r.Close()))
 }
 
-// registryProgram returns the path of docker-registry. Where it is not
+// RegistryProgram returns the path of docker-registry. Where it is not
 // installed, the package is unpacked below build/ of the module, once:
 // installing it would leave a service running on port 5000, which nobody asked
 // for.
-func registryProgram(ctx context.Context, log io.Writer) (string, error) {
+func RegistryProgram(ctx context.Context, log io.Writer) (string, error) {
 	if path, err := exec.LookPath("docker-registry"); err == nil {
 		return path, nil
 	}

@@ -18,7 +18,7 @@ import (
 //
 // We sync what we write; they do not.
 func BenchmarkImport(b *testing.B) {
-	for _, tool := range []string{"skopeo", "umoci", "mmdebstrap", "docker-registry"} {
+	for _, tool := range []string{"skopeo", "umoci", "mmdebstrap"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			b.Skip("needs ", tool)
 		}

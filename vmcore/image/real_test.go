@@ -32,6 +32,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
+	"github.com/boxlite-mcp/boxlite-mcp/internal/testimage"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/image"
 	it "github.com/boxlite-mcp/boxlite-mcp/vmcore/image/imagetest"
 )
@@ -72,7 +73,10 @@ func need(t testing.TB, tools ...string) {
 // under "http:", and returns its address.
 func startDistribution(t testing.TB, scheme, more, auth string) string {
 	t.Helper()
-	need(t, "docker-registry")
+	registry, err := testimage.RegistryProgram(t.Context(), t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +89,7 @@ func startDistribution(t testing.TB, scheme, more, auth string) string {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("docker-registry", "serve", config)
+	cmd := exec.Command(registry, "serve", config)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log := &strings.Builder{}
 	cmd.Stderr = log

@@ -243,3 +243,60 @@ func eachEvent(path string, tail int64, f func(boxlite.NetworkEvent)) error {
 		}
 	}
 }
+
+// A NetworkLogReader follows the network log of a box, over rotations and over
+// the shims of several starts.
+type NetworkLogReader struct {
+	path string
+	at   int64       // what of file has been returned
+	file os.FileInfo // that was read last; nil: none
+}
+
+// FollowNetworkLog returns a reader of the log of the box in dir, from the
+// oldest record on.
+func FollowNetworkLog(dir string) *NetworkLogReader {
+	return &NetworkLogReader{path: NetworkLogPath(dir)}
+}
+
+// Next returns the records that were written since the last call, at most some
+// thousands of them; there may be more.
+//
+// Errors: those of reading a file; none if there is no log.
+func (r *NetworkLogReader) Next() ([]boxlite.NetworkEvent, error) {
+	const most = 4 << 20 // bytes of a piece
+	old, errOld := os.Stat(r.path + ".old")
+	cur, err := os.Stat(r.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	path := r.path
+	switch {
+	case r.file == nil && errOld == nil, r.file != nil && errOld == nil && os.SameFile(r.file, old) && r.at < old.Size():
+		path, cur = r.path+".old", old // which comes first
+	case r.file != nil && !os.SameFile(r.file, cur):
+		r.at = 0
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	r.file = cur
+	data, err := io.ReadAll(io.NewSectionReader(f, r.at, most))
+	if err != nil {
+		return nil, err
+	}
+	data = data[:bytes.LastIndexByte(data, '\n')+1]
+	r.at += int64(len(data))
+	var list []boxlite.NetworkEvent
+	for line := range bytes.Lines(data) {
+		var e boxlite.NetworkEvent
+		if json.Unmarshal(line, &e) == nil {
+			list = append(list, e)
+		}
+	}
+	return list, nil
+}
