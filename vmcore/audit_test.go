@@ -52,7 +52,9 @@ func TestPullObeysAddressRules(t *testing.T) {
 		if err == nil {
 			t.Errorf("%s was pulled", c.ref)
 		}
-		list, err := rt.Audit(10, func(e boxlite.NetworkEvent) bool { return e.Kind == boxlite.NetPull && strings.HasPrefix(c.ref, e.Host) })
+		list, err := rt.Audit(10, func(e boxlite.NetworkEvent) bool {
+			return e.Kind == boxlite.NetPull && strings.HasPrefix(c.ref, e.Host)
+		})
 		if err != nil || len(list) == 0 || list[0].Code != c.code {
 			t.Errorf("%s: %+v, %v", c.ref, list, err)
 		}
