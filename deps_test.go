@@ -55,7 +55,7 @@ var mayImport = map[string][]string{
 	"internal/testbin":   {},
 	"internal/testimage": {"", "internal/testbin", "vmcore/image"},
 	"internal/e2e":       {"*"}, // tests of the whole
-	"internal/bench":     {"*", "internal/testimage"},
+	"internal/bench":     {"*", "egress/gateway/guesttest", "internal/testcert", "internal/testimage"},
 	"internal/testcert":  {},
 	"internal/testsum":   {},
 	"examples":           {"*", "internal/testcert", "internal/testimage"},

@@ -99,6 +99,7 @@ var measurements = []measurement{
 	{"output", measureOutput},
 	{"import", measureImport},
 	{"list", measureList},
+	{"network", measureNetwork},
 }
 
 func names() (all []string) {

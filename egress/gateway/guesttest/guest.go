@@ -31,54 +31,89 @@ import (
 // GatewayMAC is the MAC address of the gateway, as a guest learns it by ARP.
 var GatewayMAC = net.HardwareAddr{0x02, 0xb0, 0x11, 0, 0, 1}
 
+// An Address is where a guest is on its link.
+type Address struct {
+	MAC     net.HardwareAddr
+	Prefix  netip.Prefix // its address and subnet
+	Gateway netip.Addr   // also its resolver
+}
+
 // A Guest is a box's network.
 type Guest struct {
-	tb    testing.TB
-	stack *stack.Stack
-	link  *link.Endpoint
-	raw   net.Conn // the same socket, for frames of the test's own
+	at     Address
+	stack  *stack.Stack
+	link   *link.Endpoint
+	raw    net.Conn // the same socket, for frames of the test's own
+	served chan struct{}
 
 	mu   sync.Mutex
 	seen [][]byte // guarded by mu; frames that came in
 }
 
-// New returns a guest on socket, which it takes over, and closes both when the
-// test ends.
+// New returns a guest of package gateway's on socket, which it takes over, and
+// closes both when the test ends.
 func New(tb testing.TB, socket *os.File) *Guest {
 	tb.Helper()
-	g := &Guest{tb: tb, stack: stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
-		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
-	})}
-	raw, err := net.FileConn(socket)
+	g, err := Open(socket, Address{gateway.BoxMAC(), gateway.BoxAddress, gateway.Address})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	g.raw = raw
-	if g.link, err = link.New(socket, gateway.BoxMAC(), gateway.MTU, g.see); err != nil {
-		tb.Fatal(err)
+	tb.Cleanup(g.Close)
+	return g
+}
+
+// Open returns a guest at an address on socket, which it takes over also when it
+// fails.
+func Open(socket *os.File, at Address) (*Guest, error) {
+	g := &Guest{at: at, served: make(chan struct{}), stack: stack.New(stack.Options{
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
+	})}
+	var err error
+	if g.raw, err = net.FileConn(socket); err != nil {
+		socket.Close()
+		return nil, err
 	}
-	must := func(err tcpip.Error) {
-		if err != nil {
-			tb.Fatal(err)
+	if g.link, err = link.New(socket, at.MAC, gateway.MTU, g.see); err != nil {
+		g.raw.Close()
+		return nil, err
+	}
+	sack := tcpip.TCPSACKEnabled(true)
+	buffer := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4096, Default: 1 << 20, Max: 4 << 20}
+	for _, step := range []func() tcpip.Error{
+		func() tcpip.Error { return g.stack.CreateNIC(1, g.link) },
+		func() tcpip.Error {
+			return g.stack.AddProtocolAddress(1, tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{
+				Address: tcpip.AddrFrom4(at.Prefix.Addr().As4()), PrefixLen: at.Prefix.Bits(),
+			}}, stack.AddressProperties{})
+		},
+		func() tcpip.Error { return g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &sack) },
+		func() tcpip.Error { return g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &buffer) },
+	} {
+		if err := step(); err != nil {
+			g.link.Close()
+			g.raw.Close()
+			return nil, errors.New(err.String())
 		}
 	}
-	must(g.stack.CreateNIC(1, g.link))
-	must(g.stack.AddProtocolAddress(1, tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{
-		Address: tcpip.AddrFrom4(gateway.BoxAddress.Addr().As4()), PrefixLen: gateway.BoxAddress.Bits(),
-	}}, stack.AddressProperties{}))
-	sack := tcpip.TCPSACKEnabled(true)
-	must(g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &sack))
-	g.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, Gateway: tcpip.AddrFrom4(gateway.Address.As4()), NIC: 1}})
-	served := make(chan struct{})
-	go func() { defer close(served); _ = g.link.Serve() }()
-	tb.Cleanup(func() {
-		g.link.Close()
-		g.raw.Close()
-		<-served
-		g.stack.Destroy()
+	g.stack.SetRouteTable([]tcpip.Route{
+		{Destination: subnet(at.Prefix), NIC: 1},
+		{Destination: header.IPv4EmptySubnet, Gateway: tcpip.AddrFrom4(at.Gateway.As4()), NIC: 1},
 	})
-	return g
+	go func() { defer close(g.served); _ = g.link.Serve() }()
+	return g, nil
+}
+
+func subnet(p netip.Prefix) tcpip.Subnet {
+	return tcpip.AddressWithPrefix{Address: tcpip.AddrFrom4(p.Masked().Addr().As4()), PrefixLen: p.Bits()}.Subnet()
+}
+
+// Close ends the guest.
+func (g *Guest) Close() {
+	g.link.Close()
+	g.raw.Close()
+	<-g.served
+	g.stack.Destroy()
 }
 
 // see keeps a frame that came in.
@@ -100,11 +135,10 @@ func (g *Guest) Frames() [][]byte {
 	return list
 }
 
-// Send sends a frame as it is.
+// Send sends a frame as it is. It panics if the link is closed.
 func (g *Guest) Send(frame []byte) {
-	g.tb.Helper()
 	if _, err := g.raw.Write(frame); err != nil {
-		g.tb.Fatal(err)
+		panic(err)
 	}
 }
 
@@ -137,8 +171,11 @@ func full(to netip.AddrPort) tcpip.FullAddress {
 // Lookup asks the gateway's DNS for the address of a name. Its error is the DNS
 // code, such as "NXDOMAIN", or "no address".
 func (g *Guest) Lookup(name string) (netip.Addr, error) {
-	g.tb.Helper()
-	reply, err := g.Ask(Question(g.tb, name, dnsmessage.TypeA))
+	q, err := question(name, dnsmessage.TypeA)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	reply, err := g.Ask(q)
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -156,24 +193,28 @@ func (g *Guest) Lookup(name string) (netip.Addr, error) {
 // Question returns a DNS message.
 func Question(tb testing.TB, name string, kind dnsmessage.Type) []byte {
 	tb.Helper()
-	n, err := dnsmessage.NewName(name + ".")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	m := dnsmessage.Message{
-		Header:    dnsmessage.Header{ID: 7, RecursionDesired: true},
-		Questions: []dnsmessage.Question{{Name: n, Type: kind, Class: dnsmessage.ClassINET}},
-	}
-	b, err := m.Pack()
+	b, err := question(name, kind)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return b
 }
 
+func question(name string, kind dnsmessage.Type) ([]byte, error) {
+	n, err := dnsmessage.NewName(name + ".")
+	if err != nil {
+		return nil, err
+	}
+	m := dnsmessage.Message{
+		Header:    dnsmessage.Header{ID: 7, RecursionDesired: true},
+		Questions: []dnsmessage.Question{{Name: n, Type: kind, Class: dnsmessage.ClassINET}},
+	}
+	return m.Pack()
+}
+
 // Ask sends a DNS message by UDP and returns what it says.
 func (g *Guest) Ask(msg []byte) (reply dnsmessage.Message, err error) {
-	c, err := g.DialUDP(netip.AddrPortFrom(gateway.Address, 53))
+	c, err := g.DialUDP(netip.AddrPortFrom(g.at.Gateway, 53))
 	if err != nil {
 		return reply, err
 	}
