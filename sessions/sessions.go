@@ -142,10 +142,9 @@ func (m *Manager) reapBox(ctx context.Context, box *vmcore.Box, info boxlite.Box
 	case idle <= 0 || !info.Status.IsRunning() || now.Sub(info.LastUsed) < idle:
 		return nil
 	}
-	last, running, err := box.Activity(ctx) // the shim knows of commands that have only just ended
-	if err != nil || running > 0 || now.Sub(last) < idle {
-		return err
+	stopped, err := box.StopIdle(ctx, idle) // the shim knows of commands that have only just ended
+	if stopped {
+		m.log.Info("box stopped: it was idle", "box", info.ID)
 	}
-	m.log.Info("box stopped: it was idle", "box", info.ID, "dur", now.Sub(last))
-	return box.Stop(ctx)
+	return err
 }

@@ -91,23 +91,27 @@ func (b *Box) Metrics(ctx context.Context) (boxlite.BoxMetrics, error) {
 	return st.Metrics, nil
 }
 
-// Activity returns when the box was last used and how many executions run in
-// it.
+// StopIdle stops the box if nothing runs in it and nothing was used for so long,
+// and reports whether it did. Who uses it meanwhile finds it running, or starts
+// it again: there is no moment in between.
 //
-// Errors: NotFound, RpcTransport.
-func (b *Box) Activity(ctx context.Context) (lastUsed time.Time, running int, err error) {
-	rec, err := b.rt.get(b.id)
-	if err != nil {
-		return time.Time{}, 0, err
+// Errors: NotFound, RpcTransport, Canceled.
+func (b *Box) StopIdle(ctx context.Context, idle time.Duration) (stopped bool, err error) {
+	if _, err := b.rt.get(b.id); err != nil {
+		return false, err
 	}
 	l := b.rt.liveBox(b.id)
 	if l == nil {
-		return rec.LastUsed, 0, nil
+		return false, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, statusTime)
-	defer cancel()
-	st, err := l.client.Status(ctx)
-	return st.LastUsed, st.Running, err
+	err = l.client.StopIdle(ctx, idle, stopGrace)
+	if boxlite.KindOf(err) == boxlite.InvalidState {
+		return false, nil // it is in use
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, b.rt.awaitEnd(ctx, b.id, l)
 }
 
 // IdleTimeout returns how long the box may be unused before it is stopped, and

@@ -193,6 +193,48 @@ func TestAnActiveBoxIsOnlyRemovedByForce(t *testing.T) {
 	}
 }
 
+// An idle box is stopped by who decides that nothing runs in it, so that a
+// command that comes in between is not ended.
+func TestStopIdle(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	rt := w.open(t)
+	box := w.create(t, rt, "")
+	run, err := box.Run(t.Context(), boxlite.Shell("sleep 1000"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const idle = 20 * time.Millisecond
+	time.Sleep(2 * idle)
+	if stopped, err := box.StopIdle(t.Context(), idle); stopped || err != nil {
+		t.Fatalf("with a command that runs: %v, %v", stopped, err)
+	}
+	if err := run.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if stopped, err := box.StopIdle(t.Context(), time.Hour); stopped || err != nil {
+		t.Fatalf("just used: %v, %v", stopped, err)
+	}
+	waitFor(t, "the box to be idle", func() bool {
+		stopped, err := box.StopIdle(t.Context(), idle)
+		return stopped && err == nil
+	})
+	if info := box.Info(); info.Status != boxlite.StatusStopped || !strings.Contains(info.Reason, "idle") {
+		t.Errorf("%s, %q", info.Status, info.Reason)
+	}
+	// Who uses it while it is on its way down gets it started again.
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if out, _, _ := sh(t, box, "echo again"); out != "again\n" {
+				t.Errorf("%q", out)
+			}
+		})
+		wg.Go(func() { box.StopIdle(t.Context(), time.Nanosecond) })
+	}
+	wg.Wait()
+}
+
 func TestABoxWithAutoRemoveIsGoneWhenItStops(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -38,7 +38,14 @@ func (s *server) Stop(_ context.Context, req *shimpb.StopRequest) (*shimpb.Gone,
 		s.machine.Kill()
 		return gone(s.stop("removed", 0)), nil
 	}
-	return gone(s.stop("on request", max(0, time.Duration(req.GraceNs)))), nil
+	reason := "on request"
+	if idle := time.Duration(req.IfIdleNs); idle > 0 {
+		if err := s.stopUsing(idle); err != nil {
+			return nil, err
+		}
+		reason = "it was idle"
+	}
+	return gone(s.stop(reason, max(0, time.Duration(req.GraceNs)))), nil
 }
 
 func gone(e Exit) *shimpb.Gone {

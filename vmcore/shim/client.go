@@ -105,6 +105,15 @@ func (c *Client) Stop(ctx context.Context, grace time.Duration) error {
 	return err
 }
 
+// StopIdle ends the box and its shim if nothing runs in it and nothing was used
+// for so long.
+//
+// Errors: InvalidState if it is in use.
+func (c *Client) StopIdle(ctx context.Context, idle, grace time.Duration) error {
+	_, err := c.rpc.Stop(ctx, &shimpb.StopRequest{GraceNs: int64(grace), IfIdleNs: int64(idle)})
+	return err
+}
+
 // Discard ends the box and its shim at once; what it wrote is lost.
 func (c *Client) Discard(ctx context.Context) error {
 	_, err := c.rpc.Stop(ctx, &shimpb.StopRequest{Discard: true})

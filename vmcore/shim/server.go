@@ -248,6 +248,20 @@ func (s *server) use() error {
 	return nil
 }
 
+// stopUsing lets nobody use the box any more, if nothing runs in it and nothing
+// was used for so long. Who comes in between finds it in use, or on its way down.
+//
+// Errors: InvalidState if it is in use.
+func (s *server) stopUsing(idle time.Duration) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.execs.running(); n > 0 || time.Since(s.lastUsed) < idle {
+		return boxlite.Errorf(boxlite.InvalidState, "stop idle box", string(s.cfg.Box), "it is in use")
+	}
+	s.stopping = true
+	return nil
+}
+
 func (s *server) add(f func(*boxlite.BoxMetrics)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

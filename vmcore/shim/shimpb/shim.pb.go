@@ -297,7 +297,8 @@ func (x *Gone) GetOom() bool {
 type StopRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	GraceNs       int64                  `protobuf:"varint,1,opt,name=grace_ns,json=graceNs,proto3" json:"grace_ns,omitempty"`
-	Discard       bool                   `protobuf:"varint,2,opt,name=discard,proto3" json:"discard,omitempty"` // the disk is not wanted any more: end at once
+	Discard       bool                   `protobuf:"varint,2,opt,name=discard,proto3" json:"discard,omitempty"`                     // the disk is not wanted any more: end at once
+	IfIdleNs      int64                  `protobuf:"varint,3,opt,name=if_idle_ns,json=ifIdleNs,proto3" json:"if_idle_ns,omitempty"` // only if nothing runs, and nothing was used for so long; 0: whatever it does
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -344,6 +345,13 @@ func (x *StopRequest) GetDiscard() bool {
 		return x.Discard
 	}
 	return false
+}
+
+func (x *StopRequest) GetIfIdleNs() int64 {
+	if x != nil {
+		return x.IfIdleNs
+	}
+	return 0
 }
 
 type RunRequest struct {
@@ -1209,10 +1217,12 @@ const file_shim_proto_rawDesc = "" +
 	"\x04Gone\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05clean\x18\x02 \x01(\bR\x05clean\x12\x10\n" +
-	"\x03oom\x18\x03 \x01(\bR\x03oom\"B\n" +
+	"\x03oom\x18\x03 \x01(\bR\x03oom\"`\n" +
 	"\vStopRequest\x12\x19\n" +
 	"\bgrace_ns\x18\x01 \x01(\x03R\agraceNs\x12\x18\n" +
-	"\adiscard\x18\x02 \x01(\bR\adiscard\"6\n" +
+	"\adiscard\x18\x02 \x01(\bR\adiscard\x12\x1c\n" +
+	"\n" +
+	"if_idle_ns\x18\x03 \x01(\x03R\bifIdleNs\"6\n" +
 	"\n" +
 	"RunRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x18\n" +
