@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,7 +28,14 @@ const writeWait = 20 * time.Millisecond
 
 // Pair returns the two ends of a new link. Both belong to the caller.
 func Pair() (a, b *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	syscall.ForkLock.RLock() // macOS has no flag that closes them on exec
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+	for _, fd := range fds {
+		if err == nil {
+			unix.CloseOnExec(fd)
+		}
+	}
+	syscall.ForkLock.RUnlock()
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
