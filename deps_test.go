@@ -45,6 +45,7 @@ var mayImport = map[string][]string{
 	"internal/unixsocket": {""},
 	"internal/rpc":        {"", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
 	"internal/cli":        {""},
+	"internal/listen":     {""}, // who may speak over HTTP; knows no MCP
 	// The daemon: sessions, behind the socket that internal/rpc speaks on.
 	"internal/daemon": {"", "egress/policy", "sessions", "vmcore", "internal/proc", "internal/rpc", "internal/unixsocket"},
 

@@ -17,7 +17,7 @@ import (
 	"github.com/boxlite-mcp/boxlite-mcp/prompts"
 )
 
-// This file is all that knows mcp-go. See docs/decisions/0050-stdio.md for what
+// This file knows mcp-go, and http.go does. See docs/decisions/0050-stdio.md for what
 // it is used for, and what not.
 
 // An adapter is the tools and prompts of a [Server] as mcp-go serves them.
@@ -29,7 +29,10 @@ type adapter struct {
 }
 
 func newAdapter(s *Server) *adapter {
+	hooks := &server.Hooks{}
+	hooks.AddOnRequestInitialization(refuseModernOnSSE)
 	m := server.NewMCPServer("boxlite-mcp", s.opts.Version,
+		server.WithHooks(hooks),
 		server.WithTitle("BoxLite: isolated Linux boxes"),
 		server.WithInstructions(instructions),
 		server.WithToolCapabilities(false),

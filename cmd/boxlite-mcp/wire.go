@@ -29,6 +29,8 @@ func wire(app *cli.App) {
 	app.Serve = func(ctx context.Context, c cli.Config, in io.Reader, out io.Writer) error {
 		return serveStdio(ctx, app, c, in, out)
 	}
+	app.Listen = func(ctx context.Context, c cli.Config, l cli.ListenConfig) error { return serveHTTP(ctx, app, c, l) }
+	app.OpenTokens = func(c cli.Config) cli.Tokens { return cliTokens{tokensOf(c)} }
 	app.ProbeEngines = func(ctx context.Context, _ cli.Config) []cli.Check { return probeEngines(ctx, app) }
 	app.ExplainNet = explainNet
 	app.Repair = vmcore.Repair

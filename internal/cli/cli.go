@@ -72,6 +72,14 @@ type App struct {
 	// is not supported.
 	Serve func(ctx context.Context, c Config, in io.Reader, out io.Writer) error
 
+	// Listen speaks MCP over HTTP until ctx is done. nil: not supported.
+	//
+	// Errors: Config for what must not be listened at.
+	Listen func(ctx context.Context, c Config, l ListenConfig) error
+
+	// OpenTokens returns the tokens of a home. nil: not supported.
+	OpenTokens func(c Config) Tokens
+
 	// ProbeEngines returns what doctor says about the engines of this host. nil:
 	// nothing.
 	ProbeEngines func(ctx context.Context, c Config) []Check
