@@ -87,8 +87,7 @@ func (h *HTTP) serveStream(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPost && r.Header.Get("Mcp-Session-Id") == "" {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
-			var large *http.MaxBytesError
-			if errors.As(err, &large) {
+			if _, large := errors.AsType[*http.MaxBytesError](err); large {
 				http.Error(w, "the message is too long", http.StatusRequestEntityTooLarge)
 			}
 			return

@@ -15,10 +15,10 @@ import (
 )
 
 // serveHTTP speaks MCP over HTTP until ctx ends.
-func serveHTTP(ctx context.Context, app *cli.App, c cli.Config, lc cli.ListenConfig) error {
+func serveHTTP(ctx context.Context, app *cli.App, c cli.Config, lc cli.ListenConfig) (err error) {
 	log := c.Log(app.Stderr)
 	clients := &clients{app: app, c: c, byPrincipal: map[string]*principalClient{}}
-	defer clients.close()
+	defer func() { err = errors.Join(err, clients.close()) }()
 	opts := listen.Options{
 		Tokens: tokensOf(c), Identify: tools.WithPrincipal,
 		Hosts: lc.Hosts, Origins: lc.Origins, CertFile: lc.CertFile, KeyFile: lc.KeyFile, Log: log,
