@@ -23,7 +23,7 @@ const nic = 1
 // tcpBuffer bounds what the stack holds of one direction of a connection, in
 // bytes: on this link a round trip takes microseconds, so more would not make
 // it faster.
-const tcpBuffer = 512 << 10
+const tcpBuffer = 1 << 20
 
 // openStack makes the stack on the link. It takes packets for any address: what
 // the box means by an address is for the handlers to find out.

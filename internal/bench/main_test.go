@@ -24,8 +24,8 @@ func TestQuick(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.met+r.missed != 5 {
-		t.Errorf("%d aims were looked at, want 5", r.met+r.missed)
+	if r.met+r.missed != 9 {
+		t.Errorf("%d aims were looked at, want 9", r.met+r.missed)
 	}
 	// Wide bounds: beyond them something else was measured.
 	for _, c := range []struct {

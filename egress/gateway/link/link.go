@@ -4,6 +4,8 @@
 package link
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -50,6 +52,7 @@ func Pair() (a, b *os.File, err error) {
 // An Endpoint is one end of a link, for one stack. It may be used concurrently.
 type Endpoint struct {
 	conn    *net.UnixConn
+	raw     syscall.RawConn // of conn
 	addr    tcpip.LinkAddress
 	mtu     uint32
 	accept  func(frame []byte) bool
@@ -76,32 +79,43 @@ func New(socket *os.File, mac net.HardwareAddr, mtu int, accept func(frame []byt
 		c.Close()
 		return nil, fmt.Errorf("a link is a unix socket, not a %T", c)
 	}
-	return &Endpoint{conn: conn, addr: tcpip.LinkAddress(mac), mtu: uint32(mtu), accept: accept}, nil
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &Endpoint{conn: conn, raw: raw, addr: tcpip.LinkAddress(mac), mtu: uint32(mtu), accept: accept}, nil
 }
 
 // Serve reads frames until the link is closed, and returns why it ended.
 func (e *Endpoint) Serve() error {
-	frame := make([]byte, int(e.mtu)+header.EthernetMinimumSize+1) // one more, to see that a frame is too long
+	most := int(e.mtu) + header.EthernetMinimumSize
 	for {
-		n, err := e.conn.Read(frame)
+		frame := buffer.NewViewSize(most + 1) // one more, to see that a frame is too long
+		n, err := e.conn.Read(frame.AsSlice())
 		if err != nil {
+			frame.Release()
 			return err
 		}
-		if n > int(e.mtu)+header.EthernetMinimumSize || !e.accept(frame[:n]) {
+		if n > most || !e.accept(frame.AsSlice()[:n]) {
+			frame.Release()
 			continue
 		}
-		e.deliver(frame[:n])
+		frame.CapLength(n)
+		e.deliver(frame)
 	}
 }
 
-func (e *Endpoint) deliver(frame []byte) {
+// deliver hands a frame to the stack, which has it from then on.
+func (e *Endpoint) deliver(frame *buffer.View) {
 	e.mu.RLock()
 	d := e.dispatcher
 	e.mu.RUnlock()
 	if d == nil {
+		frame.Release()
 		return
 	}
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(frame)})
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(frame)})
 	defer pkt.DecRef()
 	if e.ParseHeader(pkt) {
 		d.DeliverNetworkPacket(header.Ethernet(pkt.LinkHeader().Slice()).Type(), pkt)
@@ -112,10 +126,7 @@ func (e *Endpoint) deliver(frame []byte) {
 func (e *Endpoint) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 	sent := 0
 	for _, pkt := range list.AsSlice() {
-		view := pkt.ToView()
-		ok := e.write(view.AsSlice())
-		view.Release()
-		if ok {
+		if e.write(pkt.AsSlices()) {
 			sent++
 		}
 	}
@@ -125,13 +136,26 @@ func (e *Endpoint) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) 
 	return sent, nil
 }
 
-func (e *Endpoint) write(frame []byte) bool {
-	_ = e.conn.SetWriteDeadline(time.Now().Add(writeWait))
-	if _, err := e.conn.Write(frame); err != nil {
-		e.dropped.Add(1)
+// write sends a frame that is in pieces. It does not wait where there is room,
+// which is nearly always; a deadline would cost more than the frame.
+func (e *Endpoint) write(pieces [][]byte) bool {
+	var err error
+	try := func(fd uintptr) bool {
+		_, err = unix.Writev(int(fd), pieces)
+		return true
+	}
+	if closed := e.raw.Write(try); closed != nil {
 		return false
 	}
-	return true
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) {
+		_ = e.conn.SetWriteDeadline(time.Now().Add(writeWait))
+		_, err = e.conn.Write(bytes.Join(pieces, nil))
+		_ = e.conn.SetWriteDeadline(time.Time{}) // one that has passed would end the next write before it begins
+	}
+	if err != nil {
+		e.dropped.Add(1)
+	}
+	return err == nil
 }
 
 // Dropped returns how many frames to the other end were dropped.
