@@ -211,3 +211,74 @@ func TestARegistryIsAllowedForTheSessionThatNamesIt(t *testing.T) {
 		t.Errorf("a registry that is none: %v", err)
 	}
 }
+
+// What an agent may not do about networks and secrets, however it asks.
+func TestAgentsNarrowAndNeverWiden(t *testing.T) {
+	t.Parallel()
+	m := open(t, sessions.Options{})
+	agent, operator := session(t, m, "agent"), session(t, m, "")
+	value := boxlite.NewSecretValue("sk-0123456789")
+	if _, err := agent.SetSecret(t.Context(), boxlite.Secret{Name: "k", Value: value}); boxlite.KindOf(err) != boxlite.Denied || boxlite.HintOf(err) == "" {
+		t.Errorf("an agent sets a secret: %v", err)
+	}
+	if _, err := operator.SetSecret(t.Context(), boxlite.Secret{Name: "k", Hosts: []string{"*.good.test"}, Value: value}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := agent.RemoveSecret(t.Context(), "k"); boxlite.KindOf(err) != boxlite.Denied {
+		t.Errorf("an agent removes a secret: %v", err)
+	}
+	list, err := agent.ListSecrets(t.Context())
+	if err != nil || len(list) != 1 || list[0].Name != "k" || !list[0].Value.IsZero() {
+		t.Errorf("%+v, %v", list, err)
+	}
+	for _, c := range []struct {
+		name    string
+		allow   []string
+		secrets []boxlite.Secret
+		kind    boxlite.Kind // 0: it may
+	}{
+		{"a secret and the whole Internet by saying nothing", nil, []boxlite.Secret{{Name: "k"}}, boxlite.Config},
+		{"a secret and the whole Internet in so many words", []string{"*"}, []boxlite.Secret{{Name: "k"}}, 0},
+		{"a secret for a host of its own", []string{"api.good.test"}, []boxlite.Secret{{Name: "k", Hosts: []string{"api.good.test"}}}, 0},
+		{"a secret for another host", []string{"evil.test"}, []boxlite.Secret{{Name: "k", Hosts: []string{"evil.test"}}}, boxlite.Denied},
+		{"a secret that is not there", []string{"evil.test"}, []boxlite.Secret{{Name: "x"}}, boxlite.NotFound},
+		{"private addresses", []string{"10.0.0.0/8"}, nil, boxlite.Denied},
+		{"the host's loopback", []string{"127.0.0.1:5432"}, nil, boxlite.Denied},
+	} {
+		req := boxlite.CreateRequest{NoStart: true, Options: boxlite.BoxOptions{Network: boxlite.NetworkSpec{Enabled: true, AllowNet: c.allow}, Secrets: c.secrets}}
+		_, err := agent.CreateBox(t.Context(), req, nil)
+		if (err == nil) != (c.kind == 0) || err != nil && (boxlite.KindOf(err) != c.kind || boxlite.HintOf(err) == "") {
+			t.Errorf("%s: %v (hint %q)", c.name, err, boxlite.HintOf(err))
+		}
+	}
+	box := create(t, agent, boxlite.CreateRequest{Options: boxlite.BoxOptions{Network: boxlite.NetworkSpec{Enabled: true, AllowNet: []string{"*.good.test"}}}})
+	update := func(s *sessions.Session, allow ...string) error {
+		_, err := s.UpdateBox(t.Context(), string(box.ID), boxlite.UpdateRequest{Network: &boxlite.NetworkSpec{Enabled: true, AllowNet: allow}})
+		return err
+	}
+	if err := update(agent, "evil.test"); boxlite.KindOf(err) != boxlite.Denied {
+		t.Errorf("an agent widens: %v", err)
+	}
+	if err := update(agent, "api.good.test:443"); err != nil {
+		t.Errorf("an agent narrows: %v", err)
+	}
+	if err := update(agent, "*.good.test"); boxlite.KindOf(err) != boxlite.Denied {
+		t.Errorf("an agent takes it back: %v", err)
+	}
+	if err := update(operator, "10.0.0.0/8"); err != nil {
+		t.Errorf("the operator widens: %v", err)
+	}
+	if err := update(session(t, m, "other"), "api.good.test"); boxlite.KindOf(err) != boxlite.NotFound {
+		t.Errorf("another's box: %v", err)
+	}
+	// A secret that came with a box goes with it, and is nobody else's.
+	own := create(t, operator, boxlite.CreateRequest{Options: boxlite.BoxOptions{
+		Network: boxlite.NetworkSpec{Enabled: true}, Secrets: []boxlite.Secret{{Name: "own", Hosts: []string{"a.test"}, Value: value}},
+	}})
+	if list, _ := operator.ListSecrets(t.Context()); len(list) != 1 || len(own.Secrets) != 1 {
+		t.Errorf("%+v, %v", list, own.Secrets)
+	}
+	if _, err := operator.RemoveBox(t.Context(), string(own.ID), true); err != nil {
+		t.Error(err)
+	}
+}

@@ -2,6 +2,7 @@ package tools
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -103,7 +104,7 @@ func (a boxCreateArgs) request() (boxlite.CreateRequest, error) {
 		a.Isolation = ""
 	}
 	if a.Network == "disabled" && len(a.AllowNet) > 0 {
-		return boxlite.CreateRequest{}, boxlite.Errorf(boxlite.InvalidArgument, "create box", "", "allow_net says what to reach, and network is disabled")
+		return boxlite.CreateRequest{}, &boxlite.Error{Op: "create box", Kind: boxlite.InvalidArgument, Err: errors.New("allow_net says what to reach, and network is disabled"), Hint: "Leave out one of them."}
 	}
 	return boxlite.CreateRequest{
 		Name:    a.Name,

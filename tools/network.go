@@ -2,6 +2,7 @@ package tools
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -33,13 +34,13 @@ func updateBox(ctx context.Context, c *call, a boxUpdateArgs) (string, boxUpdate
 	req := boxlite.UpdateRequest{Labels: a.Labels}
 	switch {
 	case a.DisableNetwork && len(a.AllowNet) > 0:
-		return "", boxUpdateResult{}, boxlite.Errorf(boxlite.InvalidArgument, "update box", "", "give one of allow_net and disable_network")
+		return "", boxUpdateResult{}, &boxlite.Error{Op: "update box", Kind: boxlite.InvalidArgument, Err: errors.New("allow_net and disable_network exclude each other"), Hint: "Give one of them."}
 	case a.DisableNetwork:
 		req.Network = &boxlite.NetworkSpec{}
 	case len(a.AllowNet) > 0:
 		req.Network = &boxlite.NetworkSpec{Enabled: true, AllowNet: a.AllowNet}
 	case len(a.Labels) == 0:
-		return "", boxUpdateResult{}, boxlite.Errorf(boxlite.InvalidArgument, "update box", "", "give allow_net, disable_network or labels")
+		return "", boxUpdateResult{}, &boxlite.Error{Op: "update box", Kind: boxlite.InvalidArgument, Err: errors.New("there is nothing to change"), Hint: "Give allow_net, disable_network or labels."}
 	}
 	info, err := c.svc.UpdateBox(ctx, a.Box, req)
 	if err != nil {
@@ -139,15 +140,18 @@ func target(e boxlite.NetworkEvent) string {
 }
 
 func (v eventView) line() string {
-	verb := "denied"
-	if v.Allowed {
+	verb := "denied (" + v.Code + ")"
+	switch {
+	case v.Allowed && v.Code == "allowed":
 		verb = "allowed"
+	case v.Allowed:
+		verb = "failed (" + v.Code + ")"
 	}
 	s := strings.TrimSpace(v.Kind + " " + v.Target)
 	if v.Status != 0 {
 		s += fmt.Sprintf(" status %d", v.Status)
 	}
-	s += " " + verb + " (" + v.Code + "): " + v.Reason
+	s += " " + verb + ": " + v.Reason
 	if len(v.Secrets) > 0 {
 		s += "; secrets used: " + strings.Join(v.Secrets, ", ")
 	}

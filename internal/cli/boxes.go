@@ -286,6 +286,8 @@ func (m *commander) printDetails(d boxlite.BoxDetails) error {
 	add("memory", of(d.Metrics.Memory, boxlite.FromMiB(int64(d.MemoryMiB))))
 	add("disk", of(d.Metrics.Disk, boxlite.FromGiB(int64(d.DiskSizeGB))))
 	add("limits", d.Limits)
+	add("network", reaches(d.Network))
+	add("secrets", strings.Join(d.Secrets, ", "))
 	for _, k := range sortedKeys(d.Labels) {
 		add("label", k+"="+d.Labels[k])
 	}

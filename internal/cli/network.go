@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
@@ -36,6 +37,17 @@ func (f *netFlags) spec() (boxlite.NetworkSpec, error) {
 		return boxlite.NetworkSpec{}, nil
 	}
 	return boxlite.NetworkSpec{}, usage(fmt.Sprintf("--network %q", f.mode), "Use public or none.", nil)
+}
+
+// reaches returns what a network lets a box reach.
+func reaches(n boxlite.NetworkSpec) string {
+	switch {
+	case !n.Enabled:
+		return "none"
+	case len(n.AllowNet) == 0:
+		return "the public Internet"
+	}
+	return strings.Join(n.AllowNet, ", ")
 }
 
 func (m *commander) updateCmd() *cobra.Command {

@@ -123,11 +123,19 @@ func (m *commander) secretListCmd() *cobra.Command {
 			if s.InBody {
 				in += ",body"
 			}
-			rows = append(rows, []string{s.Name, oneLine(strings.Join(s.Hosts, ",")), oneLine(s.Placeholder), in, s.Updated.Local().Format(time.DateTime)})
+			rows = append(rows, []string{s.Name, oneLine(strings.Join(s.Hosts, ",")), oneLine(s.Placeholder), in, when(s.Updated)})
 		}
 		return table(m.Stdout, rows)
 	})
 	return cmd
+}
+
+// when returns a time as a table has it.
+func when(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Local().Format(time.DateTime)
 }
 
 func (m *commander) secretRmCmd() *cobra.Command {
