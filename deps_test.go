@@ -47,7 +47,7 @@ var mayImport = map[string][]string{
 	"internal/cli":        {""},
 	"internal/listen":     {""}, // who may speak over HTTP; knows no MCP
 	// The daemon: sessions, behind the socket that internal/rpc speaks on.
-	"internal/daemon": {"", "egress/policy", "sessions", "vmcore", "internal/proc", "internal/rpc", "internal/unixsocket"},
+	"internal/daemon": {"", "egress/policy", "secrets", "sessions", "vmcore", "internal/proc", "internal/rpc", "internal/unixsocket"},
 
 	"cmd":                 {"*"},
 	"cmd/boxlite-agent":   {"", "agent"},

@@ -24,7 +24,7 @@ type Secret struct {
 // SecretInfo is what can be known of a secret without its value.
 type SecretInfo struct {
 	Secret
-	Source  string    `json:"source"` // where its value is: "vault"
+	Source  string    `json:"source"` // where its value is: "vault", "config", "client"
 	Updated time.Time `json:"updated"`
 }
 

@@ -67,6 +67,10 @@ type Options struct {
 
 	Network NetworkOptions
 
+	// Secrets are the operator's, with values, beside those of the vault. One of
+	// the same name stands before the vault's, and cannot be set.
+	Secrets []boxlite.Secret
+
 	BootTimeout time.Duration // of a machine, on an engine as fast as the host; 0: 60 s
 
 	Version string       // of the program, for records and hellos
@@ -146,7 +150,7 @@ func open(opts Options) (_ *Runtime, err error) {
 	}
 	rt.boxes, rt.totals = newBoxTable(rt.db), store.NewTable(rt.db, "total", store.TableOptions[totals]{})
 	rt.audit = newAudit(rt.db)
-	rt.vault = newVault(rt.db, rt.path("vault.key"))
+	rt.vault = newVault(rt.db, rt.path("vault.key"), opts.Secrets)
 	if rt.images, err = rt.openImages(); err != nil {
 		return nil, err
 	}

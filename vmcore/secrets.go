@@ -3,6 +3,8 @@ package vmcore
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/secrets"
@@ -15,13 +17,20 @@ import (
 // Table "secret" has keys of two parts: a box's id, "" for the operator's, and
 // the secret's name.
 type vault struct {
-	table *store.Table[secrets.Sealed]
-	all   *secrets.Vault // the operator's
+	table      *store.Table[secrets.Sealed]
+	all        *secrets.Vault            // the operator's
+	configured map[string]boxlite.Secret // of the operator's configuration
 }
 
-func newVault(db *store.DB, keyPath string) *vault {
-	v := &vault{table: store.NewTable(db, "secret", store.TableOptions[secrets.Sealed]{})}
+func newVault(db *store.DB, keyPath string, configured []boxlite.Secret) *vault {
+	v := &vault{configured: map[string]boxlite.Secret{}, table: store.NewTable(db, "secret", store.TableOptions[secrets.Sealed]{})}
 	v.all = secrets.NewVault(scoped{v.table, ""}, keyPath)
+	for _, s := range configured {
+		if s.Placeholder == "" {
+			s.Placeholder = boxlite.DefaultPlaceholder(s.Name)
+		}
+		v.configured[s.Name] = s
+	}
 	return v
 }
 
@@ -80,11 +89,27 @@ func (v *vault) get(box boxlite.BoxID, asked boxlite.Secret) (boxlite.Secret, er
 	if boxlite.KindOf(err) != boxlite.NotFound {
 		return own, err
 	}
-	s, err := v.all.Get(asked.Name)
+	s, err := v.operators(asked.Name)
 	if err != nil {
 		return s, err
 	}
 	return secrets.Narrow(s, asked.Hosts)
+}
+
+// operators returns a secret of the operator's with its value.
+func (v *vault) operators(name string) (boxlite.Secret, error) {
+	if s, ok := v.configured[name]; ok {
+		return s, nil
+	}
+	return v.all.Get(name)
+}
+
+// mayChange refuses to change what the configuration says.
+func (v *vault) mayChange(op, name string) error {
+	if _, ok := v.configured[name]; ok {
+		return &boxlite.Error{Op: op, Kind: boxlite.Denied, Ref: name, Err: errors.New("it is in the operator's configuration"), Hint: "Change config.toml in the home directory."}
+	}
+	return nil
 }
 
 // give keeps secrets that were given with a box.
@@ -117,7 +142,7 @@ func (rt *Runtime) checkSecrets(rec *record, asked []boxlite.Secret) (given []bo
 	rec.Options.Secrets = nil
 	for _, s := range asked {
 		if s.Value.IsZero() {
-			full, err := rt.vault.all.Get(s.Name)
+			full, err := rt.vault.operators(s.Name)
 			if err != nil {
 				return nil, err
 			}
@@ -156,7 +181,16 @@ func placeholders(rec record) []boxlite.Env {
 // Secrets returns the operator's secrets, by name, without values.
 //
 // Errors: Database.
-func (rt *Runtime) Secrets() ([]boxlite.SecretInfo, error) { return rt.vault.all.List() }
+func (rt *Runtime) Secrets() ([]boxlite.SecretInfo, error) {
+	list, err := rt.vault.all.List()
+	for _, s := range rt.vault.configured {
+		list = slices.DeleteFunc(list, func(i boxlite.SecretInfo) bool { return i.Name == s.Name })
+		s.Value = boxlite.SecretValue{}
+		list = append(list, boxlite.SecretInfo{Secret: s, Source: "config"})
+	}
+	slices.SortFunc(list, func(a, b boxlite.SecretInfo) int { return strings.Compare(a.Name, b.Name) })
+	return list, err
+}
 
 // SetSecret keeps a secret of the operator's, in place of one of the same name.
 // Running boxes that use it have the new value when it returns.
@@ -164,6 +198,9 @@ func (rt *Runtime) Secrets() ([]boxlite.SecretInfo, error) { return rt.vault.all
 // Errors: Config, Storage, Database; those of boxes that could not be told, which
 // are then stopped.
 func (rt *Runtime) SetSecret(ctx context.Context, s boxlite.Secret) (boxlite.SecretInfo, error) {
+	if err := rt.vault.mayChange("set secret", s.Name); err != nil {
+		return boxlite.SecretInfo{}, err
+	}
 	info, err := rt.vault.all.Set(ctx, s)
 	if err != nil {
 		return info, err
@@ -176,6 +213,9 @@ func (rt *Runtime) SetSecret(ctx context.Context, s boxlite.Secret) (boxlite.Sec
 //
 // Errors: NotFound, Database.
 func (rt *Runtime) RemoveSecret(ctx context.Context, name string) (boxlite.SecretInfo, error) {
+	if err := rt.vault.mayChange("remove secret", name); err != nil {
+		return boxlite.SecretInfo{}, err
+	}
 	info, err := rt.vault.all.Remove(ctx, name)
 	if err != nil {
 		return info, err

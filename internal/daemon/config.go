@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,6 +23,10 @@ import (
 //	allow_net = ["*.example.com", "10.1.0.0/16:5432"]  # the most that agents may ask for; default: the public Internet
 //	static = ["api.internal=10.1.2.3:443"]             # where names lead, in place of DNS
 //	ca_file = "/etc/ssl/internal-ca.pem"               # verifies hosts beside the system's authorities
+//
+//	[secrets.openai]
+//	hosts = ["api.openai.com"]
+//	file = "/run/secrets/openai"                       # or: command = ["pass", "show", "openai"]
 func ConfigFile(home string) string { return filepath.Join(home, "config.toml") }
 
 // A config is what the file may say.
@@ -31,29 +36,43 @@ type config struct {
 		Static   []string  `toml:"static"`
 		CAFile   string    `toml:"ca_file"`
 	} `toml:"network"`
+
+	Secrets map[string]secretConfig `toml:"secrets"`
 }
 
-// readConfig reads the configuration of a home.
+// A secretConfig is a secret whose value is elsewhere.
+type secretConfig struct {
+	Hosts       []string `toml:"hosts"`
+	Placeholder string   `toml:"placeholder"`
+	InQuery     bool     `toml:"query"`
+	InBody      bool     `toml:"body"`
+	File        string   `toml:"file"`    // absolute; only its owner reads it
+	Command     []string `toml:"command"` // prints it; the program's path is absolute
+}
+
+// readConfig reads the configuration of a home, and the values of its secrets.
 //
 // Errors: Config, with the place in the file.
-func readConfig(home string) (vmcore.NetworkOptions, error) {
+func readConfig(ctx context.Context, home string) (opts vmcore.NetworkOptions, list []boxlite.Secret, err error) {
 	path := ConfigFile(home)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return vmcore.NetworkOptions{}, nil
+		return opts, nil, nil
 	}
 	var c config
 	if err == nil {
 		err = decode(data, &c)
 	}
-	var opts vmcore.NetworkOptions
 	if err == nil {
 		opts, err = c.network()
 	}
-	if err != nil {
-		return opts, &boxlite.Error{Op: "read configuration", Kind: boxlite.Config, Ref: path, Err: err, Hint: hint(err)}
+	if err == nil {
+		list, err = c.secrets(ctx)
 	}
-	return opts, nil
+	if err != nil {
+		return opts, nil, &boxlite.Error{Op: "read configuration", Kind: boxlite.Config, Ref: path, Err: err, Hint: hint(err)}
+	}
+	return opts, list, nil
 }
 
 // hint returns what to do about a mistake in the file.

@@ -23,7 +23,7 @@ func TestReadConfig(t *testing.T) {
 	} {
 		home := t.TempDir()
 		os.WriteFile(ConfigFile(home), []byte(c.text), 0o600)
-		opts, err := readConfig(home)
+		opts, _, err := readConfig(t.Context(), home)
 		if c.says == "" {
 			if err != nil {
 				t.Errorf("%s: %v", c.name, err)
@@ -35,7 +35,47 @@ func TestReadConfig(t *testing.T) {
 			t.Errorf("%+v", opts)
 		}
 	}
-	if opts, err := readConfig(t.TempDir()); err != nil || opts.Ceiling != nil {
+	if opts, _, err := readConfig(t.Context(), t.TempDir()); err != nil || opts.Ceiling != nil {
 		t.Errorf("no file: %+v, %v", opts, err)
+	}
+}
+
+// F25: where values may come from.
+func TestConfiguredSecrets(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		os.WriteFile(path, []byte(text), 0o600)
+		os.Chmod(path, mode)
+		return path
+	}
+	good := write("good", "sk-0123456789\n", 0o600)
+	os.Symlink(good, filepath.Join(dir, "link"))
+	for _, c := range []struct{ name, setting, says string }{
+		{"a file", "file = \"" + good + "\"", ""},
+		{"a command", `command = ["/bin/echo", "sk-0123456789"]`, ""},
+		{"neither", "", "file and command"},
+		{"both", "file = \"" + good + "\"\ncommand = [\"/bin/true\"]", "file and command"},
+		{"a file that others read", "file = \"" + write("open", "sk-0123456789", 0o644) + "\"", "mode"},
+		{"a symbolic link", "file = \"" + filepath.Join(dir, "link") + "\"", "symbolic"},
+		{"a directory", "file = \"" + dir + "\"", "regular"},
+		{"no file", "file = \"/nowhere/key\"", "/nowhere/key"},
+		{"a relative path", `file = "key"`, "absolute"},
+		{"a large file", "file = \"" + write("large", strings.Repeat("x", 2<<20), 0o600) + "\"", "more than"},
+		{"two lines", "file = \"" + write("lines", "sk-01234\n56789\n", 0o600) + "\"", "control"},
+		{"too short", "file = \"" + write("short", "abc", 0o600) + "\"", "too few"},
+		{"a command that fails", `command = ["/bin/false"]`, "/bin/false"},
+		{"a command by its name", `command = ["echo", "x"]`, "absolute"},
+	} {
+		home := t.TempDir()
+		os.WriteFile(ConfigFile(home), []byte("[secrets.key]\nhosts = [\"api.test\"]\n"+c.setting+"\n"), 0o600)
+		_, list, err := readConfig(t.Context(), home)
+		if c.says == "" {
+			if err != nil || len(list) != 1 || list[0].Name != "key" || list[0].Value.Reveal() != "sk-0123456789" {
+				t.Errorf("%s: %+v, %v", c.name, list, err)
+			}
+		} else if boxlite.KindOf(err) != boxlite.Config || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "key") || strings.Contains(err.Error(), "01234") {
+			t.Errorf("%s: %v", c.name, err)
+		}
 	}
 }

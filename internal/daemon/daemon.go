@@ -59,12 +59,12 @@ func Run(ctx context.Context, opts Options) (err error) {
 	}
 	ctx, leave := context.WithCancel(ctx)
 	defer leave()
-	network, err := readConfig(opts.Home)
+	network, configured, err := readConfig(ctx, opts.Home)
 	if err != nil {
 		return err
 	}
 	rt, err := vmcore.Open(ctx, vmcore.Options{
-		Home: opts.Home, Network: network, Programs: opts.Programs, Version: opts.Version, Log: opts.Log,
+		Home: opts.Home, Network: network, Secrets: configured, Programs: opts.Programs, Version: opts.Version, Log: opts.Log,
 	})
 	if err != nil {
 		return err
