@@ -1,6 +1,7 @@
 package boxlite
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -67,6 +68,24 @@ type NetworkEvent struct {
 // reached, or its name not found.
 func (e NetworkEvent) Failed() bool {
 	return e.Allowed && (e.Code == "unreachable" || e.Code == "not_resolved")
+}
+
+// Target returns what the event is about: "GET host:443/path", "host:443",
+// "udp/host:123", or a name alone.
+func (e NetworkEvent) Target() string {
+	host := e.Host
+	if host == "" && e.Addr.IsValid() {
+		host = e.Addr.Addr().String()
+	}
+	switch {
+	case e.Kind == NetRequest && e.Method != "":
+		return fmt.Sprintf("%s %s:%d%s", e.Method, host, e.Port, e.Path)
+	case e.Port == 0:
+		return host
+	case e.Proto == "udp":
+		host = "udp/" + host
+	}
+	return fmt.Sprintf("%s:%d", host, e.Port)
 }
 
 // A NetEventKind says what a [NetworkEvent] is about.

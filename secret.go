@@ -41,6 +41,21 @@ func ParseSecretName(s string) (string, error) {
 	return s, nil
 }
 
+// RefSecrets returns the secrets that a list refers to: "NAME", or
+// "NAME@HOST,HOST" to narrow it.
+func RefSecrets(list []string) []Secret {
+	var secrets []Secret
+	for _, s := range list {
+		name, hosts, narrow := strings.Cut(s, "@")
+		secret := Secret{Name: name}
+		if narrow {
+			secret.Hosts = strings.Split(hosts, ",")
+		}
+		secrets = append(secrets, secret)
+	}
+	return secrets
+}
+
 // EnvName returns the name of the environment variable of a box that holds the
 // placeholder: "BOXLITE_SECRET_" and the secret's name in capitals, with '_' for
 // '-'.

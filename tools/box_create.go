@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 )
@@ -113,26 +112,12 @@ func (a boxCreateArgs) request() (boxlite.CreateRequest, error) {
 			Image: a.Image, CPUs: a.CPUs, MemoryMiB: a.MemoryMiB, DiskSizeGB: a.DiskSizeGB,
 			WorkingDir: a.WorkingDir, Env: envList(a.Env), Isolation: a.Isolation, Labels: a.Labels,
 			Network:    boxlite.NetworkSpec{Enabled: a.Network == "enabled", AllowNet: a.AllowNet},
-			Secrets:    secretList(a.Secrets),
+			Secrets:    boxlite.RefSecrets(a.Secrets),
 			AutoRemove: new(false), Detach: true, // over MCP a box is never lost by default
 		},
 		IdleTimeout: new(boxlite.Seconds(a.IdleTimeoutSeconds)),
 		TTL:         boxlite.Seconds(a.TTLSeconds),
 	}, nil
-}
-
-// secretList reads "NAME" and "NAME@host,host".
-func secretList(list []string) []boxlite.Secret {
-	var out []boxlite.Secret
-	for _, s := range list {
-		name, hosts, narrow := strings.Cut(s, "@")
-		secret := boxlite.Secret{Name: name}
-		if narrow {
-			secret.Hosts = strings.Split(hosts, ",")
-		}
-		out = append(out, secret)
-	}
-	return out
 }
 
 func createFault(a boxCreateArgs, err error) error {

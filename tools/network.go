@@ -113,30 +113,9 @@ func readNetworkLog(ctx context.Context, c *call, a networkLogArgs) (string, net
 
 func viewEvent(e boxlite.NetworkEvent) eventView {
 	return eventView{
-		Time: e.Time, Kind: string(e.Kind), Target: oneLine(target(e), 300), Allowed: e.Allowed, Code: e.Code,
+		Time: e.Time, Kind: string(e.Kind), Target: oneLine(e.Target(), 300), Allowed: e.Allowed, Code: e.Code,
 		Reason: oneLine(e.Reason, 300), Rule: oneLine(e.Rule, 200), Status: e.Status, Sent: e.Sent, Received: e.Received, Secrets: e.Secrets, Count: e.Count,
 	}
-}
-
-// target returns what an event is about: "GET https://host/path", "host:443".
-func target(e boxlite.NetworkEvent) string {
-	host := e.Host
-	if host == "" && e.Addr.IsValid() {
-		host = e.Addr.Addr().String()
-	}
-	switch e.Kind {
-	case boxlite.NetRequest:
-		if e.Method != "" {
-			return fmt.Sprintf("%s %s:%d%s", e.Method, host, e.Port, e.Path)
-		}
-	case boxlite.NetLookup, boxlite.NetDrop, boxlite.NetGap:
-		return host
-	default:
-	}
-	if e.Proto == "udp" {
-		host = "udp/" + host
-	}
-	return fmt.Sprintf("%s:%d", host, e.Port)
 }
 
 func (v eventView) line() string {

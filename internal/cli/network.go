@@ -167,25 +167,8 @@ func (m *commander) printEvents(events []boxlite.NetworkEvent) error {
 			reason += fmt.Sprintf(" (%d times)", e.Count)
 		}
 		rows = append(rows, []string{
-			e.Time.Local().Format(time.DateTime), string(e.Box), string(e.Kind), oneLine(eventTarget(e)), verb, e.Code, fmt.Sprintf("%d/%d", e.Sent, e.Received), oneLine(reason),
+			e.Time.Local().Format(time.DateTime), string(e.Box), string(e.Kind), oneLine(e.Target()), verb, e.Code, fmt.Sprintf("%d/%d", e.Sent, e.Received), oneLine(reason),
 		})
 	}
 	return table(m.Stdout, rows)
-}
-
-// eventTarget returns what an event is about: "GET host:443/path", "host:443".
-func eventTarget(e boxlite.NetworkEvent) string {
-	host := e.Host
-	if host == "" && e.Addr.IsValid() {
-		host = e.Addr.Addr().String()
-	}
-	switch {
-	case e.Kind == boxlite.NetRequest && e.Method != "":
-		return fmt.Sprintf("%s %s:%d%s", e.Method, host, e.Port, e.Path)
-	case e.Port == 0:
-		return host
-	case e.Proto == "udp":
-		host = "udp/" + host
-	}
-	return fmt.Sprintf("%s:%d", host, e.Port)
 }

@@ -180,7 +180,7 @@ func (m *commander) createRequest(c Config, f *runFlags, image string, idle bool
 	req := boxlite.CreateRequest{Name: f.name, NoStart: true, TTL: f.live.seconds(), Options: boxlite.BoxOptions{
 		Image: ref, CPUs: f.cpus, MemoryMiB: f.memory.in(boxlite.MiB), DiskSizeGB: f.disk.in(boxlite.GiB),
 		WorkingDir: f.workingDir, Env: env, Engine: c.Engine, Isolation: c.Isolation, Labels: labels,
-		Network: network, Secrets: parseSecrets(f.secrets),
+		Network: network, Secrets: boxlite.RefSecrets(f.secrets),
 		AutoRemove: new(f.removes()), Detach: f.detach && !f.removes(),
 	}}
 	if idle {

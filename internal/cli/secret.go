@@ -164,7 +164,7 @@ func (m *commander) secretRmCmd() *cobra.Command {
 //
 // Errors: InvalidArgument.
 func (m *commander) secretsFromEnv() ([]boxlite.Secret, error) {
-	list := parseSecrets(m.grants)
+	list := boxlite.RefSecrets(m.grants)
 	for i, s := range list {
 		flag := "--secret " + s.Name
 		if len(s.Hosts) == 0 {
@@ -177,18 +177,4 @@ func (m *commander) secretsFromEnv() ([]boxlite.Secret, error) {
 		list[i].Value = boxlite.NewSecretValue(v)
 	}
 	return list, nil
-}
-
-// parseSecrets reads --secret flags: NAME, or NAME@HOST,HOST to narrow it.
-func parseSecrets(flags []string) []boxlite.Secret {
-	var list []boxlite.Secret
-	for _, s := range flags {
-		name, hosts, narrow := strings.Cut(s, "@")
-		secret := boxlite.Secret{Name: name}
-		if narrow {
-			secret.Hosts = strings.Split(hosts, ",")
-		}
-		list = append(list, secret)
-	}
-	return list
 }
