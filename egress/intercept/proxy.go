@@ -99,7 +99,9 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	out := &flushing{ResponseWriter: w, n: &q.got}
 	ctx := context.WithValue(r.Context(), requestKey{}, q)
 	r = r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: q.informational(out)}))
-	if r.Body != http.NoBody { // which the transport has to see, to know that there is none
+	if r.ContentLength == 0 {
+		r.Body = http.NoBody // which the transport has to see, to know that there is none
+	} else {
 		r.Body = &countingBody{r.Body, &q.sent}
 	}
 	if r.Method == http.MethodConnect {
