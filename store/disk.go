@@ -56,6 +56,8 @@ func (d *disk) close() error {
 	if d.ack != nil {
 		err = d.ack.Close()
 	}
+	// To close the file would not do: a process that was just forked may have it too.
+	_ = unix.Flock(int(d.owner.Fd()), unix.LOCK_UN)
 	return errors.Join(err, d.owner.Close())
 }
 

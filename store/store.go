@@ -65,7 +65,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -134,7 +136,7 @@ func open(bo badger.Options, d *disk, opts Options) (*DB, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	db := &DB{log: log, disk: d, commits: make(chan struct{}, 1)} // 1: a mutex one can stop waiting for
-	err := guard(func() (err error) { db.b, err = badger.Open(bo.WithLogger(logger{log})); return })
+	err := openBadger(db, bo.WithLogger(logger{log}))
 	if err != nil {
 		return nil, err
 	}
@@ -143,6 +145,23 @@ func open(bo badger.Options, d *disk, opts Options) (*DB, error) {
 		return nil, also(err, guard(db.b.Close))
 	}
 	return db, nil
+}
+
+// forkTime is how long a process that was just forked, and has not become
+// another program yet, may hold on to what we have closed.
+const forkTime = 2 * time.Second
+
+// openBadger opens Badger. Our own lock says that nobody else has the database;
+// so if Badger's is held, it is by such a process.
+func openBadger(db *DB, bo badger.Options) error {
+	for begun := time.Now(); ; {
+		err := guard(func() (err error) { db.b, err = badger.Open(bo); return })
+		if err == nil || !strings.Contains(err.Error(), "Cannot acquire directory lock") || time.Since(begun) > forkTime {
+			return err
+		}
+		timer := time.NewTimer(5 * time.Millisecond)
+		<-timer.C
+	}
 }
 
 // settle makes an opened database fit for use.

@@ -232,6 +232,8 @@ func (rt *Runtime) release() error {
 		errs = append(errs, rt.db.Close())
 	}
 	if rt.lock != nil {
+		// To close the file would not do: a process that was just forked may have it too.
+		_ = unix.Flock(int(rt.lock.Fd()), unix.LOCK_UN)
 		errs = append(errs, rt.lock.Close())
 	}
 	return errors.Join(errs...)
