@@ -54,7 +54,7 @@ func (rt *Runtime) CreateFor(ctx context.Context, owner Owner, req boxlite.Creat
 		return nil, err
 	}
 	defer lead()
-	if err := rt.reserve(&rec); err != nil {
+	if err := rt.takeName(ctx, &rec); err != nil {
 		rt.forget(rec.ID)
 		return nil, err
 	}
@@ -105,20 +105,43 @@ func newRecord(owner Owner, req boxlite.CreateRequest) (record, error) {
 	return rec, nil
 }
 
-// reserve makes a box known under its name, so that nobody else can take it.
+// takeName makes a box known under its name, so that nobody else can take it. A
+// box of that name that is being removed looks absent, and is waited for.
 //
-// Errors: AlreadyExists.
-func (rt *Runtime) reserve(rec *record) error {
+// Errors: AlreadyExists, Canceled.
+func (rt *Runtime) takeName(ctx context.Context, rec *record) error {
+	for range mostTries {
+		leaving, err := rt.reserve(rec)
+		if err != nil || leaving == "" {
+			return err
+		}
+		release, err := rt.acquire(ctx, leaving) // whoever removes it has this
+		if err != nil {
+			return err
+		}
+		release()
+	}
+	return &boxlite.Error{Op: "create box", Kind: boxlite.AlreadyExists, Ref: rec.Name, Err: errors.New("a box of that name could not be removed yet"),
+		Hint: "Choose another name, or try again later."}
+}
+
+// reserve takes the name, unless a box has it. leaving is one that is being
+// removed.
+func (rt *Runtime) reserve(rec *record) (leaving boxlite.BoxID, err error) {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	for _, other := range rt.records {
-		if rec.Name != "" && other.Name == rec.Name && other.Principal == rec.Principal && !other.Removing {
-			return &boxlite.Error{Op: "create box", Kind: boxlite.AlreadyExists, Ref: rec.Name,
-				Hint: "Use that box (id " + string(other.ID) + "), remove it first, or choose another name."}
+		if rec.Name == "" || other.Name != rec.Name || other.Principal != rec.Principal {
+			continue
 		}
+		if other.Removing {
+			return other.ID, nil
+		}
+		return "", &boxlite.Error{Op: "create box", Kind: boxlite.AlreadyExists, Ref: rec.Name,
+			Hint: "Use that box (id " + string(other.ID) + "), remove it first, or choose another name."}
 	}
 	rt.records[rec.ID] = rec
-	return nil
+	return "", nil
 }
 
 // Get returns the box with the given id, name or unique prefix.

@@ -193,6 +193,34 @@ func TestAnActiveBoxIsOnlyRemovedByForce(t *testing.T) {
 	}
 }
 
+// A name is free as soon as its box looks absent, however long its removal takes.
+func TestANameIsFreeAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	rt := w.open(t)
+	for range 20 {
+		box, err := rt.Create(t.Context(), boxlite.BoxOptions{Image: w.image}, "again")
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- box.Remove(t.Context(), true) }()
+		for rt.Exists("again") {
+			time.Sleep(time.Microsecond)
+		}
+		next, err := rt.Create(t.Context(), boxlite.BoxOptions{Image: w.image}, "again")
+		if err != nil {
+			t.Fatal("while the other is being removed:", err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if err := next.Remove(t.Context(), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // An idle box is stopped by who decides that nothing runs in it, so that a
 // command that comes in between is not ended.
 func TestStopIdle(t *testing.T) {

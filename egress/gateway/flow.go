@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -130,14 +131,26 @@ func (f *flow) holds(c net.Conn) bool {
 	return true
 }
 
-func (f *flow) close(revoked bool) {
+// drop forgets a connection that has been closed, which a flow that dials again
+// and again would have more and more of.
+func (f *flow) drop(c net.Conn) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.closed {
-		return
+	if i := slices.Index(f.ends, c); i >= 0 {
+		f.ends = slices.Delete(f.ends, i, i+1)
 	}
-	f.closed, f.revoked = true, revoked
-	for _, c := range f.ends {
+}
+
+func (f *flow) close(revoked bool) {
+	f.mu.Lock()
+	ends := f.ends
+	if f.closed {
+		ends = nil
+	} else {
+		f.closed, f.revoked, f.ends = true, revoked, nil
+	}
+	f.mu.Unlock()
+	for _, c := range ends { // some of which forget themselves
 		c.Close()
 	}
 }

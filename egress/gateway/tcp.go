@@ -112,14 +112,37 @@ func (g *Gateway) intercept(f *flow, d policy.Decision, box net.Conn) {
 	f.done(d, nil)
 }
 
-// dialHeld is dial for a connection that ends with the flow.
+// dialHeld is dial for a connection that ends with the flow. The box's budget of
+// new connections counts each, whatever it asked for on its own.
 func (f *flow) dialHeld(ctx context.Context) (net.Conn, error) {
+	if !f.g.limits.connect.Allow() {
+		return nil, &boxlite.Error{Op: "dial", Kind: boxlite.Exhausted, Ref: f.subject(), Err: errSpent("there are too many new connections a second")}
+	}
 	c, err := f.dial(ctx)
-	if err == nil && !f.holds(c) {
+	if err != nil {
+		return nil, err
+	}
+	h := &held{Conn: c, flow: f}
+	if !f.holds(h) {
 		return nil, &boxlite.Error{Op: "dial", Kind: boxlite.Denied, Ref: f.subject(), Err: net.ErrClosed}
 	}
-	return c, err
+	return h, nil
 }
+
+// held is a connection that its flow knows of.
+type held struct {
+	net.Conn
+	flow *flow
+}
+
+// Close closes the connection, and its flow forgets it.
+func (h *held) Close() error {
+	h.flow.drop(h)
+	return h.Conn.Close()
+}
+
+// CloseWrite ends what the box sends.
+func (h *held) CloseWrite() error { return closeWrite(h.Conn) }
 
 // splice carries bytes both ways until both have ended. What the host sends is
 // not held up; what the box sends is, until it is known whether it is a TLS

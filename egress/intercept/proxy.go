@@ -58,7 +58,7 @@ func (x *exchange) transport(http2 bool) *http.Transport {
 		TLSClientConfig: &tls.Config{ServerName: x.flow.Name, RootCAs: x.i.cfg.RootCAs, MinVersion: tls.VersionTLS12},
 		Proxy:           nil, DisableCompression: true, ForceAttemptHTTP2: http2,
 		TLSHandshakeTimeout: greetTime, ResponseHeaderTimeout: answerTime, ExpectContinueTimeout: time.Second,
-		IdleConnTimeout: quietTime, MaxIdleConnsPerHost: 8, MaxResponseHeaderBytes: 4 * maxHead,
+		IdleConnTimeout: quietTime, MaxIdleConnsPerHost: 8, MaxConnsPerHost: 64, MaxResponseHeaderBytes: 4 * maxHead,
 	}
 	if !http2 {
 		t.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
