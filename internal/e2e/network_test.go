@@ -3,9 +3,11 @@ package e2e
 import (
 	"bytes"
 	"crypto/tls"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -205,19 +207,26 @@ func (w *world) searchFor(text, box string) {
 	}
 }
 
-// searchMemory returns how often text is in what a process has mapped, files
-// included.
+// searchMemory returns how often text is in a process's memory: in the pages of
+// its own that are there, and in its memory files, of which the guest's memory is
+// one. Nothing is touched that is not there: it would count against the box.
 func searchMemory(t testing.TB, pid int, text string) (n int) {
 	t.Helper()
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	proc := fmt.Sprintf("/proc/%d/", pid)
+	maps, err := os.ReadFile(proc + "maps")
 	if err != nil {
 		t.Fatal(err)
 	}
-	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	mem, err := os.Open(proc + "mem")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer mem.Close()
+	pages, err := os.Open(proc + "pagemap")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pages.Close()
 	var read int64
 	for line := range strings.Lines(string(maps)) {
 		span, rest, _ := strings.Cut(line, " ")
@@ -227,25 +236,63 @@ func searchMemory(t testing.TB, pid int, text string) (n int) {
 		if !strings.HasPrefix(rest, "r") || err1 != nil || err2 != nil {
 			continue
 		}
-		size := min(end-start, 256<<20) // more is reserved, mostly
-		r := io.NewSectionReader(mem, start, size)
-		block := make([]byte, 1<<20)
-		var tail []byte
-		for {
-			k, err := io.ReadFull(r, block)
-			read += int64(k)
-			data := append(tail, block[:k]...)
-			n += bytes.Count(data, []byte(text))
-			tail = append([]byte(nil), data[max(0, len(data)-len(text)+1):]...)
-			if err != nil {
-				break
-			}
+		for at, size := range present(pages, start, end) {
+			n += countIn(io.NewSectionReader(mem, at, size), text)
+			read += size
 		}
+	}
+	fds, _ := filepath.Glob(proc + "fd/*")
+	for _, fd := range fds {
+		if name, err := os.Readlink(fd); err != nil || !strings.HasPrefix(name, "/memfd:") {
+			continue
+		}
+		f, err := os.Open(fd)
+		if err != nil {
+			continue
+		}
+		n += countIn(f, text) // holes read as zeros
+		f.Close()
 	}
 	if read < 1<<20 {
 		t.Errorf("only %d bytes of memory could be read", read)
 	}
 	return n
+}
+
+// present returns the parts of a mapping that have pages: where each begins, and
+// its size.
+func present(pages *os.File, start, end int64) iter.Seq2[int64, int64] {
+	const page, entry, there = 4096, 8, 1 << 63
+	return func(yield func(int64, int64) bool) {
+		buf := make([]byte, 512*entry)
+		for at := start; at < end; {
+			k, err := pages.ReadAt(buf[:min(int64(len(buf)), (end-at)/page*entry)], at/page*entry)
+			for i := 0; i+entry <= k; i += entry {
+				if binary.LittleEndian.Uint64(buf[i:])&there != 0 && !yield(at, page) {
+					return
+				}
+				at += page
+			}
+			if k < entry || err != nil && err != io.EOF {
+				return
+			}
+		}
+	}
+}
+
+// countIn returns how often text is in what r has.
+func countIn(r io.Reader, text string) (n int) {
+	block := make([]byte, 64<<10)
+	var tail []byte
+	for {
+		k, err := io.ReadFull(r, block)
+		data := append(tail, block[:k]...)
+		n += bytes.Count(data, []byte(text))
+		tail = append([]byte(nil), data[max(0, len(data)-len(text)+1):]...)
+		if err != nil {
+			return n
+		}
+	}
 }
 
 // What an agent narrows is in force at once, and is not widened again.
