@@ -121,7 +121,7 @@ func (r *Rule) cutHTTP(s string) (rest string, is bool, f *fault) {
 
 func (r *Rule) cutInspect(target string) (string, bool, *fault) {
 	if strings.ContainsAny(target, " /") {
-		return "", true, &fault{text: "there is more than a host behind inspect", hint: `Write "inspect api.example.com".`}
+		return "", true, &fault{text: "there is more than a host behind inspect", hint: `Name one host behind it, such as "inspect api.example.com".`}
 	}
 	r.http = httpRule{"https", "*", everyPath}
 	if strings.HasSuffix(target, ":80") {
