@@ -53,12 +53,15 @@ type rig struct {
 }
 
 // newRig starts an agent as root on this host. Trees are kept by cgroup where
-// the host has them, unless marks is set.
-func newRig(t testing.TB, marks bool) *rig {
+// the host has them, unless marks is set. The small directories hold 64 KiB.
+func newRig(t testing.TB, marks bool, small ...string) *rig {
 	t.Helper()
 	needRoot(t)
 	root := t.TempDir()
 	buildRoot(t, root)
+	for _, name := range small {
+		mountSmall(t, filepath.Join(root, name))
+	}
 	conn, theirs := socketFiles(t)
 	how := "cgroups"
 	if marks {
@@ -93,6 +96,18 @@ func newRig(t testing.TB, marks bool) *rig {
 		}
 	})
 	return r
+}
+
+// mountSmall makes a directory that holds 64 KiB.
+func mountSmall(t testing.TB, dir string) {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("small", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 }
 
 // buildRoot makes a file system of busybox and two accounts.

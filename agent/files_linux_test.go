@@ -183,10 +183,10 @@ func TestWhatIsNoFileDoesNotHang(t *testing.T) {
 }
 
 func TestFullDiskIsExhausted(t *testing.T) {
-	r := newRig(t, false)
-	_, err := r.WriteFile(t.Context(), "/dev/null2", io.LimitReader(zeros{}, 1<<20), agent.WriteOptions{}) // /dev holds 64 KiB
+	r := newRig(t, false, "small")
+	_, err := r.WriteFile(t.Context(), "/small/file", io.LimitReader(zeros{}, 1<<20), agent.WriteOptions{})
 	wantKind(t, err, boxlite.Exhausted)
-	if _, err := r.Stat(t.Context(), "/dev/null2", ""); !errors.Is(err, boxlite.NotFound) {
+	if _, err := r.Stat(t.Context(), "/small/file", ""); !errors.Is(err, boxlite.NotFound) {
 		t.Errorf("it is there: %v", err)
 	}
 }

@@ -39,7 +39,7 @@ func newBox(opts Options) (*box, error) {
 		return nil, err
 	}
 	b := &box{proc: proc, children: map[int]func(unix.WaitStatus){}, ended: make(chan struct{})}
-	b.trees = newTrees(b, opts.NoCgroups)
+	b.trees = newTrees(b, opts)
 	pidfd := -1
 	b.fork, err = newThread(func() error {
 		if pidfd, err = b.startInit(opts); err != nil {

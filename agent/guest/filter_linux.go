@@ -27,7 +27,7 @@ const (
 const x32Bit = 0x40000000
 
 // filterCalls keeps the calling, locked thread and all that it starts from
-// deniedCalls and from making user namespaces. It takes CAP_SYS_ADMIN, and so
+// deniedCalls, from making user namespaces and from sockets to the hypervisor. It takes CAP_SYS_ADMIN, and so
 // does without no_new_privs: set-user-ID programs go on working.
 //
 // clone3 has its flags where a filter cannot see them. If it is not denied, as
@@ -83,6 +83,11 @@ func callFilter(denyClone3 bool) ([]unix.SockFilter, error) {
 			answer(failure(unix.EPERM)),
 			answer(unix.SECCOMP_RET_ALLOW))
 	}
+	program = append(program, unlessCall(unix.SYS_SOCKET, 4), // what listens beside the machine is not the box's to call
+		load(dataFlags),
+		unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: unix.AF_VSOCK},
+		answer(failure(unix.EAFNOSUPPORT)),
+		answer(unix.SECCOMP_RET_ALLOW))
 	return append(program, answer(unix.SECCOMP_RET_ALLOW)), nil
 }
 

@@ -23,6 +23,7 @@ import "log/slog"
 type Options struct {
 	Root      string // directory that becomes the box's root; "": the agent's own
 	NoCgroups bool   // walk process trees even where cgroups are there
+	Cgroup    string // path, in the cgroup2 hierarchy, below which commands get theirs; "": the agent's own
 
 	Log *slog.Logger // nil discards
 }

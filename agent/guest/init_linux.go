@@ -106,7 +106,7 @@ func arrange(root string) error {
 			return err
 		}
 	}
-	for _, step := range []func() error{mountProc, uncoverTmp, mountDev, protectProc, fillEtc} {
+	for _, step := range []func() error{mountProc, uncoverTmp, mountDev, protectProc, protectDev, fillEtc} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -173,6 +173,20 @@ func protectProc() error {
 		if err := readonly(p); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// protectDev keeps root in the box, who may make device nodes, from making one
+// in the only place where nodes can be opened: a VM's disks and ports are its
+// own kernel's. gVisor's devices are made up, and reach nothing.
+func protectDev() error {
+	if inSentry() {
+		return nil
+	}
+	err := unix.Mount("", "/dev", "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NOEXEC, "")
+	if err != nil {
+		return fmt.Errorf("make /dev read-only: %w", err)
 	}
 	return nil
 }

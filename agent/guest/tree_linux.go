@@ -39,12 +39,12 @@ type tree struct {
 	released bool       // guarded by mu
 }
 
-func newTrees(b *box, noCgroups bool) *trees {
+func newTrees(b *box, opts Options) *trees {
 	t := &trees{box: b, root: -1}
-	if noCgroups {
+	if opts.NoCgroups {
 		return t
 	}
-	if root, err := openCgroup(); err == nil { // else there is the other way
+	if root, err := openCgroup(opts.Cgroup); err == nil { // else there is the other way
 		t.root = root
 	}
 	return t
@@ -56,9 +56,9 @@ func (t *trees) close() {
 	}
 }
 
-// openCgroup opens the agent's own cgroup by a mount that has no place in any
-// file system, so that nobody else can reach it.
-func openCgroup() (int, error) {
+// openCgroup opens a cgroup, "" for the agent's own, by a mount that has no
+// place in any file system, so that nobody else can reach it.
+func openCgroup(path string) (int, error) {
 	fs, err := unix.Fsopen("cgroup2", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, err
@@ -72,11 +72,12 @@ func openCgroup() (int, error) {
 		return -1, err
 	}
 	defer unix.Close(mount)
-	own, err := ownCgroup()
-	if err != nil {
-		return -1, err
+	if path == "" {
+		if path, err = ownCgroup(); err != nil {
+			return -1, err
+		}
 	}
-	root, err := unix.Openat(mount, "."+own, unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_RDONLY, 0)
+	root, err := unix.Openat(mount, "."+path, unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_RDONLY, 0)
 	if err != nil {
 		return -1, err
 	}
