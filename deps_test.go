@@ -25,12 +25,19 @@ var mayImport = map[string][]string{
 	"egress/policy":       {""}, // decides; knows neither the gateway nor secrets
 	"egress/gateway/link": {},   // knows no traffic
 	"store":               {""},
+	"agent/vmboot":        {}, // words
 	"agent":               {"", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
 
 	"vmcore":        {"", "agent", "store", "egress", "secrets", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
 	"vmcore/engine": {""}, // engines know nothing of boxes, policies, MCP or images
 	// The engine that runs a helper: the contract and how processes are told apart.
-	"vmcore/engine/gvisor": {"", "vmcore/engine", "internal/proc", "internal/unixsocket"},
+	"vmcore/engine/gvisor": {"", "vmcore/engine", "vmcore/engine/child", "vmcore/engine/probe", "internal/proc", "internal/unixsocket"},
+	"vmcore/engine/probe":  {"", "vmcore/engine"},
+	"vmcore/engine/child":  {""}, // processes, whatever is in them
+	// What is the same in every virtual machine, and the engines that boot them.
+	"vmcore/engine/vm":   {"", "agent/vmboot", "vmcore/engine"},
+	"vmcore/engine/qemu": {"", "vmcore/engine", "vmcore/engine/child", "vmcore/engine/probe", "vmcore/engine/vm", "internal/jail"},
+	"internal/jail":      {},
 	"vmcore/enginetest":    {"", "agent", "vmcore/engine", "vmcore/image", "internal/testbin"},
 	"vmcore/image":         {""},
 	"vmcore/spool":         {""},
@@ -51,6 +58,7 @@ var mayImport = map[string][]string{
 
 	"cmd":                 {"*"},
 	"cmd/boxlite-agent":   {"", "agent"},
+	"cmd/boxlite-jail":    {"internal/jail"},
 	"cmd/boxlite-sandbox": {"", "vmcore/engine"},
 
 	"internal/testbin":   {},
@@ -86,6 +94,9 @@ var mayUse = map[string][]string{
 	"github.com/google/go-containerregistry": {"vmcore/image", "internal/testimage"},
 	"github.com/erofs/go-erofs":              {"vmcore/image"},
 	"github.com/klauspost/compress":          {"vmcore/image"},
+	"github.com/mdlayher/vsock":              {"agent", "vmcore/engine"},
+	"github.com/jsimonetti/rtnetlink/v2":     {"agent/guest/vm"},
+	"github.com/cavaliergopher/cpio":         {"vmcore/engine/vm"},
 	"github.com/creack/pty":                  {"agent", "cmd", "internal/cli"},
 	"github.com/spf13/cobra":                 {"cmd", "internal/cli"},
 	"github.com/spf13/pflag":                 {"cmd", "internal/cli"},

@@ -3,6 +3,7 @@ module github.com/boxlite-mcp/boxlite-mcp
 go 1.26.3
 
 require (
+	github.com/cavaliergopher/cpio v1.0.1
 	github.com/creack/pty v1.1.24
 	github.com/dgraph-io/badger/v4 v4.9.6
 	github.com/elazarl/goproxy v1.9.3

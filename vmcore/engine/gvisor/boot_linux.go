@@ -4,20 +4,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine/child"
 )
 
 // nobody is who the sandbox is in its own user namespace.
@@ -133,7 +132,7 @@ func isolation(id boxlite.ContainerID) *syscall.SysProcAttr {
 	uid, gid := os.Geteuid(), os.Getegid()
 	root := uid == 0
 	if root {
-		uid, gid = ownID("/proc/self/uid_map", id), ownID("/proc/self/gid_map", id)
+		uid, gid = child.OwnID("/proc/self/uid_map", id), child.OwnID("/proc/self/gid_map", id)
 	}
 	return &syscall.SysProcAttr{
 		Setsid: true,
@@ -146,32 +145,6 @@ func isolation(id boxlite.ContainerID) *syscall.SysProcAttr {
 		AmbientCaps:                []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SYS_CHROOT, unix.CAP_SETPCAP, unix.CAP_SYS_PTRACE},
 		Pdeathsig:                  unix.SIGKILL,
 	}
-}
-
-// What root runs sandboxes as: each as a user of its own, far from those that
-// people, services and containers have.
-const (
-	firstID = 0x7000_0000
-	ids     = 1 << 24
-)
-
-// ownID returns the user of one machine, or nobody where the process's own user
-// namespace, described by the file idMap, does not have that many.
-func ownID(idMap string, machine boxlite.ContainerID) int {
-	data, err := os.ReadFile(idMap)
-	if err != nil {
-		return nobody
-	}
-	hash := fnv.New32a()
-	hash.Write([]byte(machine))
-	id := firstID + int64(hash.Sum32()%ids)
-	for line := range strings.Lines(string(data)) {
-		var inside, outside, count int64
-		if _, err := fmt.Sscan(line, &inside, &outside, &count); err == nil && id >= inside && id < inside+count {
-			return int(id)
-		}
-	}
-	return nobody
 }
 
 // addConsole gives the sandbox one pipe for everything it says: its own words,

@@ -17,6 +17,7 @@ import (
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine/child"
 )
 
 // outOfMemory is the reason of a machine's end by its memory limit.
@@ -29,7 +30,7 @@ type machine struct {
 	log     *slog.Logger
 	d       *descriptors
 	process *os.Process
-	console *console
+	console *child.Console
 	control *controller // for what may take long: one after the other
 	quick   *controller // for what must not wait for that
 
@@ -89,7 +90,7 @@ func (m *machine) finish(err error) {
 		}
 	}
 	os.Remove(m.d.listener)
-	<-m.console.done
+	<-m.console.Done
 	m.exit = m.describeExit(err)
 	m.groups.remove()
 	close(m.done)
@@ -103,7 +104,7 @@ func (m *machine) describeExit(err error) engine.Exit {
 		exit.Reason = "stopped"
 		return exit
 	}
-	exit.Log = m.console.lines(20)
+	exit.Log = m.console.Lines(20)
 	if exit.Reason == "" && m.groups.ooms() > 0 {
 		exit.Reason = outOfMemory
 	}
@@ -121,7 +122,7 @@ func (m *machine) unexpected(err error) string {
 		return "the agent ended"
 	}
 	status := exited.Sys().(syscall.WaitStatus)
-	if line := m.console.crashed(); line != "" {
+	if line := m.console.Crashed(); line != "" {
 		return "the sandbox crashed: " + line
 	}
 	if status.Signaled() {

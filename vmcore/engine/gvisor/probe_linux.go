@@ -12,8 +12,8 @@ import (
 	"syscall"
 	"time"
 
-	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine/probe"
 )
 
 // Probe implements [engine.Engine]. Its program is the agent, in a machine
@@ -59,20 +59,11 @@ func (e *Engine) tryOut(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	dir, err := os.MkdirTemp("", "boxlite-probe-")
+	spec, remove, err := probe.Spec(e.opts.Agent)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	spec := engine.MachineSpec{
-		ID: boxlite.NewContainerID(), Dir: filepath.Join(dir, "machine"), Hostname: "probe", CPUs: 1, Memory: 64 * boxlite.MiB,
-		Base: filepath.Join(dir, "base"), Layer: filepath.Join(dir, "layer"), DiskSize: boxlite.MiB,
-		Agent: e.opts.Agent, Log: filepath.Join(dir, "log"),
-	}
-	err = errors.Join(os.Mkdir(spec.Dir, 0o700), os.Mkdir(spec.Layer, 0o700), os.WriteFile(spec.Base, emptyBase(), 0o600))
-	if err != nil {
-		return err
-	}
+	defer remove()
 	m, err := e.start(ctx, spec)
 	if err != nil {
 		return err
@@ -81,21 +72,8 @@ func (e *Engine) tryOut(ctx context.Context) (err error) {
 		m.Kill()
 		<-m.Done()
 	}()
-	return m.awaitAgent(ctx)
-}
-
-// awaitAgent waits for the agent's first bytes. It is an HTTP/2 server, and
-// those speak when they are spoken to: with the client's preface and empty
-// settings, here.
-func (m *machine) awaitAgent(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, m.Kill)
-	defer stop()
-	preface := "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-	if _, err := m.Control().Write([]byte(preface)); err != nil {
-		return orContext(ctx, err)
-	}
-	if _, err := m.Control().Read(make([]byte, 1)); err != nil {
-		return orContext(ctx, fmt.Errorf("the agent does not answer: %w\n%s", err, m.console.lines(5)))
+	if err := probe.AwaitAgent(ctx, m); err != nil {
+		return orContext(ctx, fmt.Errorf("%w\n%s", err, m.console.Lines(5)))
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine/child"
 )
 
 // An Engine boots gVisor sandboxes. Its methods may be called concurrently.
@@ -145,7 +146,7 @@ func checkSpec(spec engine.MachineSpec) (engine.MachineSpec, error) {
 // waits for its end.
 func (m *machine) launch(cmd *exec.Cmd) error {
 	var err error
-	if m.console, err = newConsole(m.d.console, m.spec.Log); err != nil {
+	if m.console, err = child.NewConsole(m.d.console, m.spec.Log); err != nil {
 		return err
 	}
 	started := make(chan error, 1)
@@ -162,7 +163,7 @@ func (m *machine) launch(cmd *exec.Cmd) error {
 	}()
 	if err := <-started; err != nil {
 		m.d.closeTheirs()
-		<-m.console.done
+		<-m.console.Done
 		return fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
 	m.process = cmd.Process
@@ -276,13 +277,13 @@ func (m *machine) connect() error {
 
 // bootError adds what the sandbox said to why it did not start.
 func (m *machine) bootError(err error) error {
-	if line := m.console.crashed(); line != "" {
+	if line := m.console.Crashed(); line != "" {
 		return fmt.Errorf("the sandbox crashed: %s", line)
 	}
 	if remote, ok := errors.AsType[*remoteError](err); ok {
 		return errors.New(middleCut(remote.text, 600))
 	}
-	if said := m.console.lines(5); said != "" && !errors.Is(err, context.Canceled) {
+	if said := m.console.Lines(5); said != "" && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%w\n%s", err, said)
 	}
 	return err

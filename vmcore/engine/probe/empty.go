@@ -1,14 +1,14 @@
-package gvisor
+package probe
 
 import (
 	"encoding/binary"
 	"hash/crc32"
 )
 
-// emptyBase returns an EROFS image with nothing but an empty root directory,
+// EmptyBase returns an EROFS image with nothing but an empty root directory,
 // after the format of Linux's fs/erofs/erofs_fs.h: a superblock at 1024 and, in
 // the second block, an inode and its only data block.
-func emptyBase() []byte {
+func EmptyBase() []byte {
 	const block = 4096
 	img := make([]byte, 3*block)
 	le := binary.LittleEndian

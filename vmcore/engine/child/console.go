@@ -1,4 +1,4 @@
-package gvisor
+package child
 
 import (
 	"bytes"
@@ -14,25 +14,26 @@ const consoleLimit = 1 << 20
 // tailSize is how much of the console's end an Exit quotes, in bytes.
 const tailSize = 4 << 10
 
-// A console copies what a machine says into its log and remembers the end.
-type console struct {
-	done chan struct{} // closed when the machine can say no more
+// A Console copies what a machine says into its log and remembers the end.
+type Console struct {
+	// Done is closed when the machine can say no more.
+	Done chan struct{}
 
 	mu    sync.Mutex
 	tail  []byte // guarded by mu
 	crash string // the line in which a Go program said that it dies, ""; guarded by mu
 }
 
-// newConsole reads from pipe into the file at path until the other end is
+// NewConsole reads from pipe into the file at path until the other end is
 // closed everywhere. It takes over pipe.
-func newConsole(pipe *os.File, path string) (*console, error) {
+func NewConsole(pipe *os.File, path string) (*Console, error) {
 	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	c := &console{done: make(chan struct{})}
+	c := &Console{Done: make(chan struct{})}
 	go func() { // ends with the sandbox, whose last process closes the pipe
-		defer close(c.done)
+		defer close(c.Done)
 		defer log.Close()
 		defer pipe.Close()
 		c.copy(pipe, log)
@@ -40,7 +41,7 @@ func newConsole(pipe *os.File, path string) (*console, error) {
 	return c, nil
 }
 
-func (c *console) copy(pipe, log *os.File) {
+func (c *Console) copy(pipe, log *os.File) {
 	buf := make([]byte, 4<<10)
 	room := consoleLimit
 	for {
@@ -58,7 +59,7 @@ func (c *console) copy(pipe, log *os.File) {
 	}
 }
 
-func (c *console) remember(b []byte) {
+func (c *Console) remember(b []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tail = append(c.tail, b...)
@@ -70,8 +71,8 @@ func (c *console) remember(b []byte) {
 	}
 }
 
-// lines returns the last of what was said, whole lines, at most max.
-func (c *console) lines(max int) string {
+// Lines returns the last of what was said, whole lines, at most max.
+func (c *Console) Lines(max int) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	lines := strings.Split(strings.TrimSpace(string(c.tail)), "\n")
@@ -88,8 +89,8 @@ func crashLine(text []byte) string {
 	return ""
 }
 
-// crashed returns that line, "" if there was none.
-func (c *console) crashed() string {
+// Crashed returns that line, "" if there was none.
+func (c *Console) Crashed() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.crash
