@@ -8,7 +8,7 @@ import (
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/internal/cli"
-	"github.com/boxlite-mcp/boxlite-mcp/internal/clients"
+	mcpclients "github.com/boxlite-mcp/boxlite-mcp/internal/clients" // clients are those of serve --listen here
 )
 
 // setups are MCP clients as the command line knows them.
@@ -17,7 +17,7 @@ type setups struct{ app *cli.App }
 // Clients implements cli.Setups.
 func (s setups) Clients() []string {
 	var ids []string
-	for _, c := range clients.All() {
+	for _, c := range mcpclients.All() {
 		ids = append(ids, c.ID)
 	}
 	return ids
@@ -38,7 +38,7 @@ func (s setups) Install(r cli.SetupRequest) (cli.SetupResult, error) {
 	if err != nil {
 		return cli.SetupResult{}, err
 	}
-	return result(c, func() (clients.Result, error) { return c.Install(file, e, r.Force) })
+	return result(c, func() (mcpclients.Result, error) { return c.Install(file, e, r.Force) })
 }
 
 // Uninstall implements cli.Setups.
@@ -47,34 +47,34 @@ func (s setups) Uninstall(r cli.SetupRequest) (cli.SetupResult, error) {
 	if err != nil {
 		return cli.SetupResult{}, err
 	}
-	return result(c, func() (clients.Result, error) { return c.Uninstall(file, r.Name, r.Force) })
+	return result(c, func() (mcpclients.Result, error) { return c.Uninstall(file, r.Name, r.Force) })
 }
 
-func result(c clients.Client, do func() (clients.Result, error)) (cli.SetupResult, error) {
+func result(c mcpclients.Client, do func() (mcpclients.Result, error)) (cli.SetupResult, error) {
 	r, err := do()
 	return cli.SetupResult{File: r.File, Backup: r.Backup, Changed: r.Changed, Next: c.Next}, err
 }
 
 // find returns the client, its file and its entry.
-func (s setups) find(r cli.SetupRequest) (clients.Client, string, clients.Entry, error) {
-	c, ok := clients.Find(r.Client)
+func (s setups) find(r cli.SetupRequest) (mcpclients.Client, string, mcpclients.Entry, error) {
+	c, ok := mcpclients.Find(r.Client)
 	if !ok {
-		return c, "", clients.Entry{}, boxlite.Errorf(boxlite.InvalidArgument, "set up", r.Client, "the client is not known")
+		return c, "", mcpclients.Entry{}, boxlite.Errorf(boxlite.InvalidArgument, "set up", r.Client, "the client is not known")
 	}
 	command := commandPath(os.Args[0], s.app.Executable)
 	if command == "" {
-		return c, "", clients.Entry{}, &boxlite.Error{Op: "set up", Kind: boxlite.Config, Ref: r.Client,
+		return c, "", mcpclients.Entry{}, &boxlite.Error{Op: "set up", Kind: boxlite.Config, Ref: r.Client,
 			Hint: "Run the program by its whole path."}
 	}
 	file := r.File
 	if file == "" {
 		if s.app.UserHome == "" {
-			return c, "", clients.Entry{}, &boxlite.Error{Op: "set up", Kind: boxlite.Config, Ref: r.Client,
+			return c, "", mcpclients.Entry{}, &boxlite.Error{Op: "set up", Kind: boxlite.Config, Ref: r.Client,
 				Hint: "Name the client's configuration with --config: the user has no home directory."}
 		}
-		file = c.Path(clients.Places{OS: runtime.GOOS, Home: s.app.UserHome, LookupEnv: s.app.LookupEnv})
+		file = c.Path(mcpclients.Places{OS: runtime.GOOS, Home: s.app.UserHome, LookupEnv: s.app.LookupEnv})
 	}
-	return c, file, clients.Entry{Name: r.Name, Command: command, Args: r.Args}, nil
+	return c, file, mcpclients.Entry{Name: r.Name, Command: command, Args: r.Args}, nil
 }
 
 // commandPath returns the absolute path by which a client should start this
