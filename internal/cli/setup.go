@@ -29,7 +29,7 @@ type SetupResult struct {
 	Text    string // the configuration with the entry alone
 	Backup  string // the copy of how the file was, if one was made
 	Changed bool
-	Next    string // what a person does now, as a sentence
+	Next    string // what a person does after it was put in, as a sentence
 }
 
 // Setups edit the configuration of MCP clients.
@@ -182,7 +182,11 @@ func (m *commander) install(r SetupRequest) error {
 	case !s.Changed:
 		return m.printf("%s: %s is there already; nothing changed\n", clean(s.File), r.Name)
 	}
-	return m.told(s, "%s: %s is there now\n", r)
+	err = m.told(s, "%s: %s is there now\n", r)
+	if err == nil {
+		err = m.printf("%s\n", s.Next)
+	}
+	return err
 }
 
 func (m *commander) uninstall(r SetupRequest) error {
@@ -196,14 +200,11 @@ func (m *commander) uninstall(r SetupRequest) error {
 	return m.told(s, "%s: %s is gone\n", r)
 }
 
-// told says what was done, and what is left to do.
+// told says what was done.
 func (m *commander) told(s SetupResult, format string, r SetupRequest) error {
 	err := m.printf(format, clean(s.File), r.Name)
 	if err == nil && s.Backup != "" {
 		err = m.printf("%s: the file as it was\n", clean(s.Backup))
-	}
-	if err == nil {
-		err = m.printf("%s\n", s.Next)
 	}
 	return err
 }

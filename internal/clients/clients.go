@@ -33,7 +33,7 @@ type Entry struct {
 type Client struct {
 	ID    string // what it is called on the command line
 	Title string // what its makers call it
-	Next  string // what a person does after a change, as a sentence
+	Next  string // what a person does after an entry was put in, as a sentence
 
 	form    format
 	key     string              // of the table or list of servers in the file

@@ -19,12 +19,12 @@ type jsonFile struct{ strict bool }
 var byteOrderMark = []byte("\ufeff")
 
 // parse returns what a text holds, which begins with no mark; nil, if it is
-// blank.
+// blank. A comment may end with the text, which hujson does not know.
 func (j jsonFile) parse(text []byte) (*hujson.Value, error) {
 	if len(bytes.TrimSpace(text)) == 0 {
 		return nil, nil
 	}
-	v, err := hujson.Parse(text)
+	v, err := hujson.Parse(endLine(text))
 	if err != nil {
 		return nil, fmt.Errorf("it is not JSON: %w", err)
 	}
@@ -43,7 +43,7 @@ func (j jsonFile) decode(text []byte) (map[string]any, error) {
 	if root == nil || err != nil {
 		return map[string]any{}, err
 	}
-	standard, err := hujson.Standardize(bytes.Clone(text))
+	standard, err := hujson.Standardize(endLine(text))
 	if err != nil {
 		return nil, err
 	}
@@ -59,12 +59,16 @@ func (j jsonFile) put(text []byte, key, name string, fields []field) ([]byte, er
 		return nil, err
 	}
 	entry := func(indent string) string { return l.entry(fields, indent) }
+	table := func(indent string) string {
+		inner := indent + l.unit
+		return "{" + l.nl + inner + quoted(name) + ": " + entry(inner) + l.nl + indent + "}"
+	}
 	servers := member(l.root, key)
 	if servers == nil {
-		return l.insert(l.root, key, func(indent string) string {
-			inner := indent + l.unit
-			return "{" + l.nl + inner + quoted(name) + ": " + entry(inner) + l.nl + indent + "}"
-		})
+		return l.insert(l.root, key, table)
+	}
+	if v := servers.Value; v.Value.Kind() == 'n' { // null
+		return l.marked(splice(l.text, v.StartOffset, v.EndOffset, table(indentOf(l.text, v.StartOffset)))), nil
 	}
 	if old := member(servers.Value, name); old != nil {
 		v := old.Value
@@ -132,8 +136,11 @@ func wholeLines(text []byte, from, to int) (int, int) {
 // member returns the first member of an object with that name, or nil.
 func member(v hujson.Value, name string) *hujson.ObjectMember {
 	o, ok := v.Value.(*hujson.Object)
+	if !ok {
+		return nil
+	}
 	for i := range o.Members {
-		if ok && isName(o.Members[i], name) {
+		if isName(o.Members[i], name) {
 			return &o.Members[i]
 		}
 	}
