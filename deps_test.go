@@ -58,6 +58,7 @@ var mayImport = map[string][]string{
 	"internal/testimage": {"", "internal/testbin", "vmcore/image"},
 	"internal/e2e":       {"*"}, // tests of the whole
 	"internal/bench":     {"*", "egress/gateway/guesttest", "internal/testcert", "internal/testimage"},
+	"internal/mcpb":      {}, // a program that packs the others
 	"internal/testcert":  {},
 	"internal/testsum":   {},
 	"examples":           {"*", "internal/testcert", "internal/testimage"},
