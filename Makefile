@@ -15,7 +15,10 @@ PROTOS := $(shell find agent vmcore internal -name '*.proto' 2>/dev/null)
 # Version information comes from git where git answers.
 VCS := $(shell git status --porcelain >/dev/null 2>&1 && echo auto || echo false)
 
-.PHONY: all build demo test bench soak setup lint fmt generate clean
+# What a bundle calls itself.
+VERSION ?= $(shell git describe --tags --match 'v*' 2>/dev/null || echo v0.0.0-dev)
+
+.PHONY: all build mcpb demo test bench soak setup lint fmt generate clean
 
 all: build
 
@@ -23,6 +26,11 @@ all: build
 build:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -tags grpcnotrace -o bin/ ./cmd/...
+
+# bin/boxlite-mcp.mcpb, which clients install with a click, and bin/server.json,
+# which the MCP registry wants.
+mcpb: build
+	$(GO) run ./internal/mcpb -version $(VERSION) -dir bin
 
 setup:
 	scripts/setup test bench

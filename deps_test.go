@@ -53,6 +53,7 @@ var mayImport = map[string][]string{
 	"internal/rpc":        {"", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
 	"internal/cli":        {""},
 	"internal/listen":     {""}, // who may speak over HTTP; knows no MCP
+	"internal/clients":    {""}, // files of MCP clients; knows no server
 	// The daemon: sessions, behind the socket that internal/rpc speaks on.
 	"internal/daemon": {"", "egress/policy", "secrets", "sessions", "vmcore", "internal/proc", "internal/rpc", "internal/unixsocket"},
 
@@ -65,6 +66,7 @@ var mayImport = map[string][]string{
 	"internal/testimage": {"", "internal/testbin", "vmcore/image"},
 	"internal/e2e":       {"*"}, // tests of the whole
 	"internal/bench":     {"*", "egress/gateway/guesttest", "internal/testcert", "internal/testimage"},
+	"internal/mcpb":      {}, // a program that packs the others
 	"internal/testcert":  {},
 	"internal/testsum":   {},
 	"examples":           {"*", "internal/testcert", "internal/testimage"},
@@ -89,7 +91,9 @@ var mayUse = map[string][]string{
 	"github.com/opencontainers/runtime-spec": {"cmd/boxlite-sandbox"},
 	"github.com/google/subcommands":          {"cmd/boxlite-sandbox"},
 	"github.com/dgraph-io/badger/v4":         {"store"},
-	"github.com/pelletier/go-toml/v2":        {"internal/daemon"},
+	"github.com/pelletier/go-toml/v2":        {"internal/clients", "internal/daemon"},
+	"github.com/tailscale/hujson":            {"internal/clients"},
+	"go.yaml.in/yaml/v3":                     {"internal/clients"},
 	"github.com/mark3labs/mcp-go":            {"tools", "prompts", "cmd"},
 	"github.com/google/go-containerregistry": {"vmcore/image", "internal/testimage"},
 	"github.com/erofs/go-erofs":              {"vmcore/image"},

@@ -33,6 +33,7 @@ func wire(app *cli.App) {
 	app.OpenTokens = func(c cli.Config) cli.Tokens { return cliTokens{tokensOf(c)} }
 	app.ProbeEngines = func(ctx context.Context, _ cli.Config) []cli.Check { return probeEngines(ctx, app) }
 	app.ExplainNet = explainNet
+	app.Setups = setups{app}
 	app.Repair = vmcore.Repair
 	app.CheckRegistry = func(name string) error {
 		_, err := image.ParseRegistry(name)

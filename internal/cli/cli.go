@@ -90,6 +90,9 @@ type App struct {
 	// Errors: Config for a rule or an entry.
 	ExplainNet func(ctx context.Context, q NetQuestion) ([]NetStep, error)
 
+	// Setups edit the configuration of MCP clients. nil: setup is not supported.
+	Setups Setups
+
 	// CheckRegistry says whether --registry may have a value. nil: any.
 	//
 	// Errors: InvalidArgument.
