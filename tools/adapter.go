@@ -28,6 +28,9 @@ type adapter struct {
 	names []string // of the tools
 }
 
+// An Extension adds to what mcp-go serves.
+type Extension func(*server.MCPServer)
+
 func newAdapter(s *Server) *adapter {
 	hooks := &server.Hooks{}
 	hooks.AddOnRequestInitialization(refuseModernOnSSE)
@@ -46,6 +49,9 @@ func newAdapter(s *Server) *adapter {
 	if len(s.prompts) > 0 {
 		m.AddPrompts(servePrompts(s.prompts)...)
 	}
+	if s.opts.Extend != nil {
+		s.opts.Extend(m)
+	}
 	return &adapter{mcp: m, log: s.log, names: names}
 }
 
@@ -60,7 +66,7 @@ func describeTool(t *tool) mcp.Tool {
 	}
 }
 
-// inOrder undoes mcp-go's sorting by name.
+// inOrder undoes mcp-go's sorting by name. Tools that others added come last.
 func inOrder(tools []tool) server.ToolFilterFunc {
 	return func(_ context.Context, found []mcp.Tool) []mcp.Tool {
 		byName := make(map[string]mcp.Tool, len(found))
@@ -71,6 +77,12 @@ func inOrder(tools []tool) server.ToolFilterFunc {
 		for _, t := range tools {
 			if m, ok := byName[t.name]; ok {
 				ordered = append(ordered, m)
+				delete(byName, t.name)
+			}
+		}
+		for _, t := range found {
+			if _, ok := byName[t.Name]; ok {
+				ordered = append(ordered, t)
 			}
 		}
 		return ordered
