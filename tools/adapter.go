@@ -34,6 +34,9 @@ type Extension func(*server.MCPServer)
 func newAdapter(s *Server) *adapter {
 	hooks := &server.Hooks{}
 	hooks.AddOnRequestInitialization(refuseModernOnSSE)
+	hooks.AddAfterSubscriptionsListen(func(context.Context, any, *mcp.SubscriptionsListenRequest, *mcp.SubscriptionsListenResult) {
+		emptyQueue() // where nothing can be subscribed to, the acknowledgement is followed by the answer at once
+	})
 	m := server.NewMCPServer("boxlite-mcp", s.opts.Version,
 		server.WithHooks(hooks),
 		server.WithTitle("BoxLite: isolated Linux boxes"),
@@ -137,10 +140,16 @@ func progressSender(ctx context.Context, meta *mcp.Meta) (send sendProgress, set
 	}
 	settle = func() {
 		if sent.Load() {
-			time.Sleep(5 * time.Millisecond) //nolint:forbidigo // what mcp-go has in hand cannot be waited for
+			emptyQueue()
 		}
 	}
 	return send, settle
+}
+
+// emptyQueue gives mcp-go's queue for notifications the moment that it needs: what
+// is in it when the answer is there is lost, or comes after the answer.
+func emptyQueue() {
+	time.Sleep(5 * time.Millisecond) //nolint:forbidigo // what mcp-go has in hand cannot be waited for
 }
 
 func servePrompts(list []prompts.Prompt) []server.ServerPrompt {

@@ -138,8 +138,13 @@ func (h *HTTP) serveMessage(w http.ResponseWriter, r *http.Request) {
 	h.events.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), eventStreamKey{}, true)))
 }
 
-// ResolveSessionIdManager returns the sessions of a request's principal.
+// ResolveSessionIdManager returns the sessions of a request's principal. Without
+// a request mcp-go wants to end a session, of whomever: one that has been idle, or
+// all when it closes.
 func (h *HTTP) ResolveSessionIdManager(r *http.Request) server.SessionIdManager {
+	if r == nil {
+		return everybody{h}
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p := PrincipalOf(r.Context())
@@ -147,6 +152,24 @@ func (h *HTTP) ResolveSessionIdManager(r *http.Request) server.SessionIdManager 
 		h.sessions[p] = &sessionRegistry{used: map[string]time.Time{}}
 	}
 	return h.sessions[p]
+}
+
+// everybody is the sessions of all principals, to end them. Nobody is served by
+// it: it opens none, and finds none.
+type everybody struct{ h *HTTP }
+
+func (everybody) Generate() string { return "" }
+
+func (everybody) Validate(string) (terminated bool, err error) { return true, nil }
+
+// Terminate forgets the session, whosever it is.
+func (e everybody) Terminate(id string) (notAllowed bool, err error) {
+	e.h.mu.Lock()
+	defer e.h.mu.Unlock()
+	for _, s := range e.h.sessions {
+		_, _ = s.Terminate(id) // never fails
+	}
+	return false, nil
 }
 
 // A sessionRegistry is the sessions that a principal has at /mcp.

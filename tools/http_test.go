@@ -1,0 +1,106 @@
+package tools_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/boxlite-mcp/boxlite-mcp/tools"
+)
+
+// serveHTTP serves srv over HTTP, to one principal, until the test ends.
+func serveHTTP(t *testing.T, srv *tools.Server) (url string) {
+	t.Helper()
+	h := srv.HTTP()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w, r.WithContext(tools.WithPrincipal(r.Context(), "test")))
+	}))
+	t.Cleanup(func() {
+		h.Close(context.Background())
+		s.Close()
+		http.DefaultClient.CloseIdleConnections()
+	})
+	return s.URL
+}
+
+// modern posts a request of the era without sessions.
+func modern(t *testing.T, url, method, params string) (status int, body string) {
+	t.Helper()
+	r, err := http.NewRequest(http.MethodPost, url+"/mcp", strings.NewReader(
+		`{"jsonrpc":"2.0","id":1,"method":"`+method+`","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28",`+
+			`"io.modelcontextprotocol/clientCapabilities":{}}`+params+`}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Accept", "application/json, text/event-stream")
+	r.Header.Set("Mcp-Protocol-Version", "2026-07-28")
+	r.Header.Set("Mcp-Method", method)
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+// A client that listens to what this server never changes is told so: the
+// acknowledgement comes, and before the answer.
+func TestListeningToNothingIsAcknowledged(t *testing.T) {
+	url := serveHTTP(t, newServer(t, newFake(), tools.Options{}))
+	for range 50 {
+		status, body := modern(t, url, "subscriptions/listen", `,"notifications":{"toolsListChanged":true}`)
+		ack, answer := strings.Index(body, "notifications/subscriptions/acknowledged"), strings.Index(body, `"result"`)
+		if status != http.StatusOK || ack < 0 || answer < ack {
+			t.Fatalf("%d: %s", status, body)
+		}
+	}
+}
+
+// A session that nobody uses is forgotten after an hour, and all are when the
+// server closes; neither is about the principal of a request.
+func TestSessionsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newServer(t, newFake(), tools.Options{}).HTTP()
+		post := func(session, body string) *http.Response {
+			r := httptest.NewRequestWithContext(tools.WithPrincipal(t.Context(), "test"), http.MethodPost, "/mcp", strings.NewReader(body))
+			r.Header.Set("Content-Type", "application/json")
+			r.Header.Set("Accept", "application/json, text/event-stream")
+			if session != "" {
+				r.Header.Set("Mcp-Session-Id", session)
+			}
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			return w.Result()
+		}
+		open := func() string {
+			return post("", `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"x","version":"1"}}}`).Header.Get("Mcp-Session-Id")
+		}
+		idle, busy := open(), open()
+		status := func(session string) int {
+			return post(session, `{"jsonrpc":"2.0","id":2,"method":"ping"}`).StatusCode
+		}
+		for range 3 {
+			time.Sleep(40 * time.Minute)
+			if got := status(busy); got != http.StatusOK {
+				t.Errorf("a session in use: %d", got)
+			}
+		}
+		if got := status(idle); got != http.StatusNotFound {
+			t.Errorf("a session that was idle for two hours: %d", got)
+		}
+		h.Close(t.Context())
+		if got := status(busy); got != http.StatusNotFound {
+			t.Errorf("a session after the server closed: %d", got)
+		}
+	})
+}
