@@ -21,12 +21,14 @@ func mount(m *server.MCPServer) {
 	for _, option := range []server.ServerOption{
 		server.WithResourceCapabilities(true, false), server.WithLogging(), server.WithCompletions(),
 		server.WithPromptCompletionProvider(completions{}), server.WithElicitation(),
+		server.WithToolCapabilities(true), server.WithPromptCapabilities(true),
 	} {
 		option(m)
 	}
 	m.EnableSampling()
 	mountContent(m)
 	mountWhileCalled(m)
+	mountChanges(m)
 	mountQuestions(m)
 	mountResources(m)
 	mountPrompts(m)
@@ -104,8 +106,23 @@ func mountWhileCalled(m *server.MCPServer) {
 	})
 }
 
-// mountResources adds the resources, and one that nobody may subscribe to in
-// vain.
+// mountChanges adds the tools that change what there is, for those who listen.
+func mountChanges(m *server.MCPServer) {
+	add(m, "test_trigger_tool_change", "Adds a tool, and removes it.", func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+		add(m, "test_short_lived", "Is about to go.", answers(mcp.NewTextContent("still here")))
+		m.DeleteTools("test_short_lived")
+		return mcp.NewToolResultText("changed"), nil
+	})
+	add(m, "test_trigger_prompt_change", "Adds a prompt, and removes it.", func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+		m.AddPrompt(mcp.NewPrompt("test_short_lived"), func(context.Context, mcp.GetPromptRequest) (*mcp.GetPromptResult, error) {
+			return &mcp.GetPromptResult{}, nil
+		})
+		m.DeletePrompts("test_short_lived")
+		return mcp.NewToolResultText("changed"), nil
+	})
+}
+
+// mountResources adds the resources.
 func mountResources(m *server.MCPServer) {
 	static := func(contents mcp.ResourceContents) server.ResourceHandlerFunc {
 		return func(context.Context, mcp.ReadResourceRequest) ([]mcp.ResourceContents, error) {
