@@ -3,16 +3,17 @@
 // choosing, beside the tools and prompts of boxlite-mcp. What serves them is what
 // serves those: package tools behind package listen. It has no boxes.
 //
-//	BOXLITE_TOKEN=... go run ./internal/conformance 127.0.0.1:7777
+//	go run ./internal/conformance 127.0.0.1:7777    # prints a token
 //
 // scripts/conformance runs the suites against it; docs/conformance.md says what
-// came of it. A token is needed, as everywhere.
+// came of it. The token is needed, as everywhere.
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -27,7 +28,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:])
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "conformance:", err)
@@ -35,9 +36,9 @@ func main() {
 	}
 }
 
-// run serves until ctx ends. It prints a token for the server to standard output
-// once it listens.
-func run(ctx context.Context, args []string) (err error) {
+// run serves until ctx ends. It prints a token for the server to stdout once it
+// listens.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
 	if len(args) != 1 {
 		return errors.New("give the address to listen at")
 	}
@@ -51,7 +52,7 @@ func run(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	log := slog.New(slog.NewTextHandler(stderr, nil))
 	srv, err := tools.NewServer(noBoxes, tools.Options{Log: log, Extend: mount})
 	if err != nil {
 		return err
@@ -64,7 +65,9 @@ func run(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Println(token)
+	if _, err := fmt.Fprintln(stdout, token); err != nil {
+		return err
+	}
 	stop := context.AfterFunc(ctx, func() { mcp.Close(context.WithoutCancel(ctx)) }) // streams end, so that Serve can
 	defer stop()
 	return listen.Serve(ctx, l, listen.Options{

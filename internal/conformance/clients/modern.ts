@@ -1,0 +1,48 @@
+// A client of the TypeScript SDK's second version. It speaks the revision without
+// sessions, and falls back where that is not served:
+//
+//	modern.ts URL ERA    with ERA what must have been agreed on, modern or legacy
+//
+// It lists tools and prompts, calls tools that do not need a box, hears of an
+// error as it should be heard of, and listens until it is acknowledged.
+import { Client, SSEClientTransport, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
+import assert from "node:assert/strict";
+
+const [address, era] = process.argv.slice(2);
+const url = new URL(address);
+const requestInit = { headers: { authorization: `Bearer ${process.env.BOXLITE_TOKEN}` } };
+const transport = url.pathname === "/sse"
+  ? new SSEClientTransport(url, { requestInit })
+  : new StreamableHTTPClientTransport(url, { requestInit });
+
+const client = new Client({ name: "modern", version: "1" }, { versionNegotiation: { mode: "auto" } });
+await client.connect(transport);
+assert.equal(client.getProtocolEra(), era);
+
+const { tools } = await client.listTools();
+assert.ok(tools.some((t) => t.name === "box_create"), "box_create is listed");
+const { prompts } = await client.listPrompts();
+assert.ok(prompts.some((p) => p.name === "run_code_safely"), "run_code_safely is listed");
+const prompt = await client.getPrompt({ name: "run_code_safely", arguments: { task: "print 42" } });
+assert.match(JSON.stringify(prompt.messages), /print 42/);
+
+const list = await client.callTool({ name: "box_list", arguments: {} }); // checked against its schema
+assert.deepEqual(list.structuredContent, { boxes: [], total: 0 });
+const missing = await client.callTool({ name: "box_get", arguments: { box: "nowhere" } });
+assert.equal(missing.isError, true);
+await assert.rejects(client.callTool({ name: "no_such_tool", arguments: {} }));
+
+// One of many calls is cancelled; the others are answered.
+const cancel = new AbortController();
+const calls = Array.from({ length: 20 }, (_, i) =>
+  client.callTool({ name: "box_list", arguments: {} }, i === 7 ? { signal: cancel.signal } : {}));
+cancel.abort();
+const settled = await Promise.allSettled(calls);
+assert.deepEqual(settled.flatMap((s, i) => (s.status === "rejected" ? [i] : [])), [7]);
+
+if (era === "modern") {
+  const subscription = await client.listen({ toolsListChanged: true });
+  await subscription.close();
+}
+await client.close();
+console.log(`${era}: ${tools.length} tools, ${prompts.length} prompts`);
