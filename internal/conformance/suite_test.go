@@ -78,7 +78,7 @@ func node(t *testing.T, token string, args ...string) string {
 // that is counted too, except for what this server does not offer.
 func TestConformanceSuite(t *testing.T) {
 	addr, token := serve(t)
-	for revision, least := range map[string]int{"2025-11-25": 80, "2026-07-28": 159} {
+	for revision, least := range map[string]int{"2025-11-25": 80, "2026-07-28": 149} {
 		t.Run(revision, func(t *testing.T) {
 			results := t.TempDir()
 			out := node(t, token, "--import", "./bearer.mjs", "node_modules/@modelcontextprotocol/conformance/dist/index.js", "server",
