@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -18,8 +19,11 @@ import (
 func TestClients(t *testing.T) {
 	c := newClients(t)
 	t.Run("TypeScript_v1_over_SSE", c.exampleInTypeScript)
-	t.Run("TypeScript_v2_over_HTTP", func(t *testing.T) { c.modern(t, "/mcp", "modern") })
-	t.Run("TypeScript_v2_over_SSE", func(t *testing.T) { c.modern(t, "/sse", "legacy") })
+	t.Run("TypeScript_v2_over_HTTP", func(t *testing.T) { c.modern(t, "modern", "http://"+c.h.addr+"/mcp") })
+	t.Run("TypeScript_v2_over_SSE", func(t *testing.T) { c.modern(t, "legacy", "http://"+c.h.addr+"/sse") })
+	t.Run("TypeScript_v2_over_stdio", func(t *testing.T) {
+		c.modern(t, "modern", c.w.command("serve", "--principal", "v2stdio").Args...)
+	})
 	t.Run("mcp_remote_over_HTTP", func(t *testing.T) { c.remote(t, "/mcp", "http-only") })
 	t.Run("mcp_remote_over_SSE", func(t *testing.T) { c.remote(t, "/sse", "sse-only") })
 	t.Run("inspector_over_stdio", c.inspectorOverStdio)
@@ -80,14 +84,15 @@ func (c *clients) exampleInTypeScript(t *testing.T) {
 	}
 }
 
-func (c *clients) modern(t *testing.T, path, era string) {
-	t.Log(ran(t, c.node(t, c.w.token("v2"+era), "modern.ts", "http://"+c.h.addr+path, era)))
+// modern runs a client that would rather speak the newest revision.
+func (c *clients) modern(t *testing.T, era string, server ...string) {
+	t.Log(ran(t, c.node(t, c.w.token(strings.ToLower(path.Base(t.Name()))), append([]string{"modern.ts", era}, server...)...)))
 }
 
 // A client that knows standard input and output only works through mcp-remote.
-func (c *clients) remote(t *testing.T, path, strategy string) {
+func (c *clients) remote(t *testing.T, at, strategy string) {
 	token := c.w.token("remote-" + strategy)
-	cmd := c.node(t, token, "node_modules/mcp-remote/dist/proxy.js", "http://"+c.h.addr+path, "--transport", strategy, "--header", "Authorization:Bearer "+token)
+	cmd := c.node(t, token, "node_modules/mcp-remote/dist/proxy.js", "http://"+c.h.addr+at, "--transport", strategy, "--header", "Authorization:Bearer "+token)
 	f, err := c.w.tryFront(cmd)
 	if err != nil {
 		t.Fatal(err)

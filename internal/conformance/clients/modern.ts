@@ -1,22 +1,28 @@
 // A client of the TypeScript SDK's second version. It speaks the revision without
 // sessions, and falls back where that is not served:
 //
-//	modern.ts URL ERA    with ERA what must have been agreed on, modern or legacy
+//	modern.ts ERA URL
+//	modern.ts ERA COMMAND ARGUMENT...    over standard input and output
+//
+// ERA is what must have been agreed on, modern or legacy.
 //
 // It lists tools and prompts, calls tools that do not need a box, hears of an
 // error as it should be heard of, and listens until it is acknowledged.
 import { Client, SSEClientTransport, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
+import { StdioClientTransport } from "@modelcontextprotocol/client/stdio";
 import assert from "node:assert/strict";
 
-const [address, era] = process.argv.slice(2);
-const url = new URL(address);
-const requestInit = { headers: { authorization: `Bearer ${process.env.BOXLITE_TOKEN}` } };
-const transport = url.pathname === "/sse"
-  ? new SSEClientTransport(url, { requestInit })
-  : new StreamableHTTPClientTransport(url, { requestInit });
+const [era, server, ...args] = process.argv.slice(2);
+
+function connection() {
+  if (!server.startsWith("http:")) return new StdioClientTransport({ command: server, args });
+  const url = new URL(server);
+  const requestInit = { headers: { authorization: `Bearer ${process.env.BOXLITE_TOKEN}` } };
+  return url.pathname === "/sse" ? new SSEClientTransport(url, { requestInit }) : new StreamableHTTPClientTransport(url, { requestInit });
+}
 
 const client = new Client({ name: "modern", version: "1" }, { versionNegotiation: { mode: "auto" } });
-await client.connect(transport);
+await client.connect(connection());
 assert.equal(client.getProtocolEra(), era);
 
 const { tools } = await client.listTools();
@@ -41,8 +47,10 @@ const settled = await Promise.allSettled(calls);
 assert.deepEqual(settled.flatMap((s, i) => (s.status === "rejected" ? [i] : [])), [7]);
 
 if (era === "modern") {
-  const subscription = await client.listen({ toolsListChanged: true });
-  await subscription.close();
+  for (let i = 0; i < 20; i++) {
+    const subscription = await client.listen({ toolsListChanged: true }); // rejects without an acknowledgement
+    await subscription.close();
+  }
 }
 await client.close();
 console.log(`${era}: ${tools.length} tools, ${prompts.length} prompts`);
