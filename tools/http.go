@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mark3labs/mcp-go/mcp"
 	"github.com/mark3labs/mcp-go/server"
 )
 
@@ -84,7 +85,7 @@ func (h *HTTP) Close(ctx context.Context) {
 // and dropped: mcp-go would apply a cancellation to whichever client's request
 // has that number. Such a client cancels by ending its stream.
 func (h *HTTP) serveStream(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodPost && r.Header.Get("Mcp-Session-Id") == "" {
+	if r.Method == http.MethodPost {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			if _, large := errors.AsType[*http.MaxBytesError](err); large {
@@ -93,13 +94,31 @@ func (h *HTTP) serveStream(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
-		var m envelope
-		if json.Unmarshal(body, &m) == nil && len(m.ID) == 0 && m.Method != "" && m.Method != "notifications/initialized" {
+		if isNotification(body) && (r.Header.Get(server.HeaderKeySessionID) == "" || isModern(r.Header, body)) {
 			w.WriteHeader(http.StatusAccepted)
 			return
 		}
 	}
 	h.stream.ServeHTTP(w, r)
+}
+
+// isNotification reports whether mcp-go takes a message for a notification.
+func isNotification(message []byte) bool {
+	var m envelope
+	return json.Unmarshal(message, &m) == nil && m.Method != "" && (len(m.ID) == 0 || string(m.ID) == "null")
+}
+
+// isModern reports whether mcp-go takes a message for one of the era without
+// sessions, in which it looks at no session's id: where the header or the
+// message says so.
+func isModern(header http.Header, message []byte) bool {
+	var m struct {
+		Params struct {
+			Meta *mcp.Meta `json:"_meta"`
+		} `json:"params"`
+	}
+	return mcp.IsModernProtocol(header.Get(mcp.HeaderProtocolVersion)) ||
+		json.Unmarshal(message, &m) == nil && mcp.IsModernProtocol(m.Params.Meta.ProtocolVersion())
 }
 
 // eventSessionKey is the context key of where the id of a session of /sse is

@@ -28,12 +28,13 @@ func serveHTTP(t *testing.T, srv *tools.Server) (url string) {
 	return s.URL
 }
 
-// modern posts a request of the era without sessions.
-func modern(t *testing.T, url, method, params string) (status int, body string) {
+const modernMeta = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}`
+
+// modern posts a message of the era without sessions. id is "" or with its key.
+func modern(t *testing.T, url, id, method, params string, header ...string) (status int, body string) {
 	t.Helper()
-	r, err := http.NewRequest(http.MethodPost, url+"/mcp", strings.NewReader(
-		`{"jsonrpc":"2.0","id":1,"method":"`+method+`","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28",`+
-			`"io.modelcontextprotocol/clientCapabilities":{}}`+params+`}}`))
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/mcp", strings.NewReader(
+		`{"jsonrpc":"2.0",`+id+`"method":"`+method+`","params":{`+modernMeta+params+`}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,6 +42,9 @@ func modern(t *testing.T, url, method, params string) (status int, body string) 
 	r.Header.Set("Accept", "application/json, text/event-stream")
 	r.Header.Set("Mcp-Protocol-Version", "2026-07-28")
 	r.Header.Set("Mcp-Method", method)
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
 		t.Fatal(err)
@@ -53,12 +57,48 @@ func modern(t *testing.T, url, method, params string) (status int, body string) 
 	return resp.StatusCode, string(b)
 }
 
+// In the era without sessions every client's first request is number 1, and
+// nobody ends another's: not with a session's id, not with a null for an id.
+func TestNobodyCancelsAnothersRequest(t *testing.T) {
+	f := newFake()
+	url := serveHTTP(t, newServer(t, f, tools.Options{}))
+	_, body := modern(t, url, `"id":1,`, "tools/call", `,"name":"box_create","arguments":{"image":"python:3.12","name":"slow"}`, "Mcp-Name", "box_create")
+	if !strings.Contains(body, "box_id") {
+		t.Fatal(body)
+	}
+	slow := make(chan string, 1)
+	go func() {
+		_, body := modern(t, url, `"id":1,`, "tools/call", `,"name":"box_exec","arguments":{"box":"slow","command":"sleep 1"}`, "Mcp-Name", "box_exec")
+		slow <- body
+	}()
+	for f.count("output") == 0 { // until it waits
+		time.Sleep(time.Millisecond)
+	}
+	for _, c := range []struct {
+		id     string
+		header []string
+	}{
+		{"", nil},
+		{`"id":null,`, nil},
+		{"", []string{"Mcp-Session-Id", "x"}},
+		{`"id":null,`, []string{"Mcp-Session-Id", "x"}},
+		{"", []string{"Mcp-Session-Id", "x", "Mcp-Protocol-Version", "2025-11-25"}},
+	} {
+		if status, body := modern(t, url, c.id, "notifications/cancelled", `,"requestId":1`, c.header...); status != http.StatusAccepted {
+			t.Errorf("%+v: %d %s", c, status, body)
+		}
+	}
+	if body := <-slow; !strings.Contains(body, `"exit_code":0`) {
+		t.Errorf("a request that nobody cancelled: %s", body)
+	}
+}
+
 // A client that listens to what this server never changes is told so: the
 // acknowledgement comes, and before the answer.
 func TestListeningToNothingIsAcknowledged(t *testing.T) {
 	url := serveHTTP(t, newServer(t, newFake(), tools.Options{}))
 	for range 50 {
-		status, body := modern(t, url, "subscriptions/listen", `,"notifications":{"toolsListChanged":true}`)
+		status, body := modern(t, url, `"id":1,`, "subscriptions/listen", `,"notifications":{"toolsListChanged":true}`)
 		ack, answer := strings.Index(body, "notifications/subscriptions/acknowledged"), strings.Index(body, `"result"`)
 		if status != http.StatusOK || ack < 0 || answer < ack {
 			t.Fatalf("%d: %s", status, body)
