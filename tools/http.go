@@ -61,7 +61,8 @@ func (s *Server) HTTP() *HTTP {
 		server.WithHeartbeatInterval(keepAlive), server.WithDisableLocalhostProtection(true)) // the guard sees to it
 	h.events = server.NewSSEServer(s.mcp.mcp,
 		server.WithSessionIDGenerator(h.newEventSession), server.WithKeepAliveInterval(keepAlive),
-		server.WithUseFullURLForMessageEndpoint(false), server.WithSSEDisableLocalhostProtection(true))
+		server.WithUseFullURLForMessageEndpoint(false), server.WithSSEDisableLocalhostProtection(true),
+		server.WithSSECORS(server.WithCORSAllowedOrigins("those that the guard allows"))) // or mcp-go allows all
 	h.mux.HandleFunc("/mcp", h.serveStream)
 	h.mux.HandleFunc("GET /sse", h.serveEvents)
 	h.mux.HandleFunc("POST /message", h.serveMessage)

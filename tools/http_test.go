@@ -144,3 +144,23 @@ func TestSessionsEnd(t *testing.T) {
 		}
 	})
 }
+
+// Which web pages may read is not said here, least of all that all may.
+func TestNoStreamIsForEveryPage(t *testing.T) {
+	url := serveHTTP(t, newServer(t, newFake(), tools.Options{}))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/sse", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Origin", "https://evil.test")
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Access-Control-Allow-Origin") != "" {
+		t.Errorf("%d %v", resp.StatusCode, resp.Header)
+	}
+}
