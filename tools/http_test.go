@@ -111,7 +111,7 @@ func TestListeningToNothingIsAcknowledged(t *testing.T) {
 func TestSessionsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newServer(t, newFake(), tools.Options{}).HTTP()
-		post := func(session, body string) *http.Response {
+		post := func(session, body string) *httptest.ResponseRecorder {
 			r := httptest.NewRequestWithContext(tools.WithPrincipal(t.Context(), "test"), http.MethodPost, "/mcp", strings.NewReader(body))
 			r.Header.Set("Content-Type", "application/json")
 			r.Header.Set("Accept", "application/json, text/event-stream")
@@ -120,14 +120,14 @@ func TestSessionsEnd(t *testing.T) {
 			}
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, r)
-			return w.Result()
+			return w
 		}
 		open := func() string {
-			return post("", `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"x","version":"1"}}}`).Header.Get("Mcp-Session-Id")
+			return post("", `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"x","version":"1"}}}`).Header().Get("Mcp-Session-Id")
 		}
 		idle, busy := open(), open()
 		status := func(session string) int {
-			return post(session, `{"jsonrpc":"2.0","id":2,"method":"ping"}`).StatusCode
+			return post(session, `{"jsonrpc":"2.0","id":2,"method":"ping"}`).Code
 		}
 		for range 3 {
 			time.Sleep(40 * time.Minute)

@@ -80,13 +80,12 @@ func mountContent(m *server.MCPServer) {
 
 // mountWhileCalled adds the tools that say something before they answer.
 func mountWhileCalled(m *server.MCPServer) {
-	const pause = 50 * time.Millisecond
 	logs := func(ctx context.Context, _ mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		for _, message := range []string{"Tool execution started", "Tool processing data", "Tool execution completed"} {
 			if err := m.SendLogMessageToClient(ctx, mcp.NewLoggingMessageNotification(mcp.LoggingLevelInfo, "conformance", message)); err != nil {
 				return nil, err
 			}
-			time.Sleep(pause)
+			pause(ctx)
 		}
 		return mcp.NewToolResultText("logged"), nil
 	}
@@ -100,10 +99,20 @@ func mountWhileCalled(m *server.MCPServer) {
 					return nil, err
 				}
 			}
-			time.Sleep(pause)
+			pause(ctx)
 		}
 		return mcp.NewToolResultText("done"), nil
 	})
+}
+
+// pause waits as long as the suites want between two notifications.
+func pause(ctx context.Context) {
+	timer := time.NewTimer(50 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 // mountChanges adds the tools that change what there is, for those who listen.

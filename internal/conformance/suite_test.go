@@ -9,7 +9,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -176,7 +175,7 @@ func TestInspector(t *testing.T) {
 			if load.OK != 1000 || load.Errors+load.ToolErrors != 0 {
 				t.Errorf("under load: %+v", load)
 			}
-			t.Log(fmt.Sprintf("%+v", load))
+			t.Logf("%+v", load)
 		})
 	}
 }
