@@ -139,6 +139,26 @@ func count(t *testing.T, results string) (passed int, failed []string) {
 	return passed, failed
 }
 
+// Who follows the example gets the SDK that it was tried with.
+func TestExampleHasTheSDKThatIsTried(t *testing.T) {
+	const sdk = "@modelcontextprotocol/sdk"
+	version := func(path string) string {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p struct{ Dependencies map[string]string }
+		if err := json.Unmarshal(text, &p); err != nil {
+			t.Fatal(err)
+		}
+		return p.Dependencies[sdk]
+	}
+	example, tried := version("../../examples/agent-over-sse-ts/package.json"), version("clients/package.json")
+	if example == "" || example != tried {
+		t.Errorf("the example wants %q %s, tried is %q", example, sdk, tried)
+	}
+}
+
 // The inspector judges the schemas of the tools strictly, and calls one a
 // thousand times, by each transport and in each era.
 func TestInspector(t *testing.T) {

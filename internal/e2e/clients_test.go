@@ -50,7 +50,7 @@ func newClients(t *testing.T) *clients {
 func (c *clients) node(t *testing.T, token string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(within(t, 2*time.Minute), filepath.Join(c.dir, "node"), args...)
-	cmd.Dir, cmd.Env = c.dir, append(c.w.env, "BOXLITE_TOKEN="+token, "NO_COLOR=1")
+	cmd.Dir, cmd.Env = c.dir, append(c.w.env, "BOXLITE_TOKEN="+token, "BOXLITE_IMAGE="+c.w.image, "NO_COLOR=1")
 	return cmd
 }
 

@@ -6,8 +6,9 @@
 //
 // ERA is what must have been agreed on, modern or legacy.
 //
-// It lists tools and prompts, calls tools that do not need a box, hears of an
-// error as it should be heard of, and listens until it is acknowledged.
+// It lists tools and prompts, calls tools, hears of an error as it should be heard
+// of, hears of progress before the answer, cancels, and listens until it is
+// acknowledged. BOXLITE_IMAGE is the image of its box.
 import { Client, SSEClientTransport, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import { StdioClientTransport } from "@modelcontextprotocol/client/stdio";
 import assert from "node:assert/strict";
@@ -45,6 +46,31 @@ const calls = Array.from({ length: 20 }, (_, i) =>
 cancel.abort();
 const settled = await Promise.allSettled(calls);
 assert.deepEqual(settled.flatMap((s, i) => (s.status === "rejected" ? [i] : [])), [7]);
+
+// Of a command that takes its time it hears while that runs, in order and not later.
+const facts = (r: { structuredContent?: unknown }) => r.structuredContent as Record<string, any>;
+const box = facts(await client.callTool({ name: "box_create", arguments: { image: process.env.BOXLITE_IMAGE, memory_mib: 128 } })).box_id;
+const run = (command: string, options = {}) => client.callTool({ name: "box_exec", arguments: { box, command } }, options);
+const told: number[] = [];
+let answered = false;
+const slow = facts(await run("sleep 2; echo done", {
+  onprogress: ({ progress }: { progress: number }) => {
+    assert.equal(answered, false, "progress after the answer");
+    told.push(progress);
+  },
+}));
+answered = true;
+assert.equal(slow.stdout.text, "done\n");
+assert.ok(told.length > 0 && told.every((p, i) => i === 0 || p > told[i - 1]), `progress: ${told}`);
+
+// Who gives up waiting stops nothing: the command goes on, and another call finds what it did.
+const giveUp = new AbortController();
+const abandoned = run("sleep 1; echo kept > /tmp/file", { signal: giveUp.signal });
+setTimeout(() => giveUp.abort(), 500);
+await assert.rejects(abandoned);
+const kept = facts(await run("while ! [ -s /tmp/file ]; do sleep 0.1; done; cat /tmp/file"));
+assert.equal(kept.stdout.text, "kept\n");
+await client.callTool({ name: "box_remove", arguments: { box, force: true } });
 
 if (era === "modern") {
   for (let i = 0; i < 20; i++) {
