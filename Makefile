@@ -4,6 +4,7 @@
 #   make demo     watch an agent's client use boxes, end to end
 #   make test     all set-up and all tests, as CI runs them
 #   make build    bin/boxlite-mcp and the two programs it needs beside it
+#   make conformance  others' clients and test suites against the server
 #
 # While working: go test -short ./... takes seconds and boots no sandbox.
 
@@ -18,7 +19,7 @@ VCS := $(shell git status --porcelain >/dev/null 2>&1 && echo auto || echo false
 # What a bundle calls itself.
 VERSION ?= $(shell git describe --tags --match 'v*' 2>/dev/null || echo v0.0.0-dev)
 
-.PHONY: all build mcpb demo test bench soak setup lint fmt generate clean
+.PHONY: all build mcpb demo test conformance bench soak setup lint fmt generate clean
 
 all: build
 
@@ -43,6 +44,11 @@ demo:
 test:
 	scripts/setup test
 	scripts/test
+
+# Other people's clients and test suites, from npm, against the server.
+conformance:
+	scripts/setup conformance
+	scripts/conformance
 
 # Ratios against the bare engine and against other tools, in one run.
 bench:

@@ -62,14 +62,15 @@ var mayImport = map[string][]string{
 	"cmd/boxlite-jail":    {"internal/jail"},
 	"cmd/boxlite-sandbox": {"", "vmcore/engine"},
 
-	"internal/testbin":   {},
-	"internal/testimage": {"", "internal/testbin", "vmcore/image"},
-	"internal/e2e":       {"*"}, // tests of the whole
-	"internal/bench":     {"*", "egress/gateway/guesttest", "internal/testcert", "internal/testimage"},
-	"internal/mcpb":      {}, // a program that packs the others
-	"internal/testcert":  {},
-	"internal/testsum":   {},
-	"examples":           {"*", "internal/testcert", "internal/testimage"},
+	"internal/testbin":     {},
+	"internal/testimage":   {"", "internal/testbin", "vmcore/image"},
+	"internal/e2e":         {"*"},                            // tests of the whole
+	"internal/conformance": {"", "internal/listen", "tools"}, // no boxes: others' test suites are about the protocol
+	"internal/bench":       {"*", "egress/gateway/guesttest", "internal/testcert", "internal/testimage"},
+	"internal/mcpb":        {}, // a program that packs the others
+	"internal/testcert":    {},
+	"internal/testsum":     {},
+	"examples":             {"*", "internal/testcert", "internal/testimage"},
 }
 
 // mayUse says, for every foreign module, which folders may import it and what
@@ -94,7 +95,7 @@ var mayUse = map[string][]string{
 	"github.com/pelletier/go-toml/v2":        {"internal/clients", "internal/daemon"},
 	"github.com/tailscale/hujson":            {"internal/clients"},
 	"go.yaml.in/yaml/v3":                     {"internal/clients"},
-	"github.com/mark3labs/mcp-go":            {"tools", "prompts", "cmd"},
+	"github.com/mark3labs/mcp-go":            {"tools", "prompts", "cmd", "internal/conformance"},
 	"github.com/google/go-containerregistry": {"vmcore/image", "internal/testimage"},
 	"github.com/erofs/go-erofs":              {"vmcore/image"},
 	"github.com/klauspost/compress":          {"vmcore/image"},
@@ -112,7 +113,7 @@ var mayUse = map[string][]string{
 // testKits are for tests, and for the commands that show the system at work
 // (examples) and how fast it is (internal/bench); no program that is shipped
 // contains them.
-var testKits = []string{"internal/bench", "internal/cli/clitest", "internal/testbin", "internal/testcert", "internal/testimage", "internal/e2e", "egress/gateway/guesttest", "vmcore/enginetest", "vmcore/image/imagetest"}
+var testKits = []string{"internal/bench", "internal/cli/clitest", "internal/conformance", "internal/testbin", "internal/testcert", "internal/testimage", "internal/e2e", "egress/gateway/guesttest", "vmcore/enginetest", "vmcore/image/imagetest"}
 
 func TestImportDirection(t *testing.T) {
 	for _, goos := range []string{"linux", "darwin"} {

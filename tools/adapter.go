@@ -28,9 +28,15 @@ type adapter struct {
 	names []string // of the tools
 }
 
+// An Extension adds to what mcp-go serves.
+type Extension func(*server.MCPServer)
+
 func newAdapter(s *Server) *adapter {
 	hooks := &server.Hooks{}
 	hooks.AddOnRequestInitialization(refuseModernOnSSE)
+	hooks.AddAfterSubscriptionsListen(func(context.Context, any, *mcp.SubscriptionsListenRequest, *mcp.SubscriptionsListenResult) {
+		emptyQueue() // where nothing can be subscribed to, the acknowledgement is followed by the answer at once
+	})
 	m := server.NewMCPServer("boxlite-mcp", s.opts.Version,
 		server.WithHooks(hooks),
 		server.WithTitle("BoxLite: isolated Linux boxes"),
@@ -46,6 +52,9 @@ func newAdapter(s *Server) *adapter {
 	if len(s.prompts) > 0 {
 		m.AddPrompts(servePrompts(s.prompts)...)
 	}
+	if s.opts.Extend != nil {
+		s.opts.Extend(m)
+	}
 	return &adapter{mcp: m, log: s.log, names: names}
 }
 
@@ -60,7 +69,7 @@ func describeTool(t *tool) mcp.Tool {
 	}
 }
 
-// inOrder undoes mcp-go's sorting by name.
+// inOrder undoes mcp-go's sorting by name. Tools that others added come last.
 func inOrder(tools []tool) server.ToolFilterFunc {
 	return func(_ context.Context, found []mcp.Tool) []mcp.Tool {
 		byName := make(map[string]mcp.Tool, len(found))
@@ -71,6 +80,12 @@ func inOrder(tools []tool) server.ToolFilterFunc {
 		for _, t := range tools {
 			if m, ok := byName[t.name]; ok {
 				ordered = append(ordered, m)
+				delete(byName, t.name)
+			}
+		}
+		for _, t := range found {
+			if _, ok := byName[t.Name]; ok {
+				ordered = append(ordered, t)
 			}
 		}
 		return ordered
@@ -125,10 +140,16 @@ func progressSender(ctx context.Context, meta *mcp.Meta) (send sendProgress, set
 	}
 	settle = func() {
 		if sent.Load() {
-			time.Sleep(5 * time.Millisecond) //nolint:forbidigo // what mcp-go has in hand cannot be waited for
+			emptyQueue()
 		}
 	}
 	return send, settle
+}
+
+// emptyQueue gives mcp-go's queue for notifications the moment that it needs: what
+// is in it when the answer is there is lost, or comes after the answer.
+func emptyQueue() {
+	time.Sleep(5 * time.Millisecond) //nolint:forbidigo // what mcp-go has in hand cannot be waited for
 }
 
 func servePrompts(list []prompts.Prompt) []server.ServerPrompt {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mark3labs/mcp-go/mcp"
 	"github.com/mark3labs/mcp-go/server"
 )
 
@@ -60,7 +61,8 @@ func (s *Server) HTTP() *HTTP {
 		server.WithHeartbeatInterval(keepAlive), server.WithDisableLocalhostProtection(true)) // the guard sees to it
 	h.events = server.NewSSEServer(s.mcp.mcp,
 		server.WithSessionIDGenerator(h.newEventSession), server.WithKeepAliveInterval(keepAlive),
-		server.WithUseFullURLForMessageEndpoint(false), server.WithSSEDisableLocalhostProtection(true))
+		server.WithUseFullURLForMessageEndpoint(false), server.WithSSEDisableLocalhostProtection(true),
+		server.WithSSECORS(server.WithCORSAllowedOrigins("those that the guard allows"))) // or mcp-go allows all
 	h.mux.HandleFunc("/mcp", h.serveStream)
 	h.mux.HandleFunc("GET /sse", h.serveEvents)
 	h.mux.HandleFunc("POST /message", h.serveMessage)
@@ -84,7 +86,7 @@ func (h *HTTP) Close(ctx context.Context) {
 // and dropped: mcp-go would apply a cancellation to whichever client's request
 // has that number. Such a client cancels by ending its stream.
 func (h *HTTP) serveStream(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodPost && r.Header.Get("Mcp-Session-Id") == "" {
+	if r.Method == http.MethodPost {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			if _, large := errors.AsType[*http.MaxBytesError](err); large {
@@ -93,13 +95,31 @@ func (h *HTTP) serveStream(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
-		var m envelope
-		if json.Unmarshal(body, &m) == nil && len(m.ID) == 0 && m.Method != "" && m.Method != "notifications/initialized" {
+		if isNotification(body) && (r.Header.Get(server.HeaderKeySessionID) == "" || isModern(r.Header, body)) {
 			w.WriteHeader(http.StatusAccepted)
 			return
 		}
 	}
 	h.stream.ServeHTTP(w, r)
+}
+
+// isNotification reports whether mcp-go takes a message for a notification.
+func isNotification(message []byte) bool {
+	var m envelope
+	return json.Unmarshal(message, &m) == nil && m.Method != "" && (len(m.ID) == 0 || string(m.ID) == "null")
+}
+
+// isModern reports whether mcp-go takes a message for one of the era without
+// sessions, in which it looks at no session's id: where the header or the
+// message says so.
+func isModern(header http.Header, message []byte) bool {
+	var m struct {
+		Params struct {
+			Meta *mcp.Meta `json:"_meta"`
+		} `json:"params"`
+	}
+	return mcp.IsModernProtocol(header.Get(mcp.HeaderProtocolVersion)) ||
+		json.Unmarshal(message, &m) == nil && mcp.IsModernProtocol(m.Params.Meta.ProtocolVersion())
 }
 
 // eventSessionKey is the context key of where the id of a session of /sse is
@@ -138,8 +158,13 @@ func (h *HTTP) serveMessage(w http.ResponseWriter, r *http.Request) {
 	h.events.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), eventStreamKey{}, true)))
 }
 
-// ResolveSessionIdManager returns the sessions of a request's principal.
+// ResolveSessionIdManager returns the sessions of a request's principal. Without
+// a request mcp-go wants to end a session, of whomever: one that has been idle, or
+// all when it closes.
 func (h *HTTP) ResolveSessionIdManager(r *http.Request) server.SessionIdManager {
+	if r == nil {
+		return everybody{h}
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p := PrincipalOf(r.Context())
@@ -147,6 +172,24 @@ func (h *HTTP) ResolveSessionIdManager(r *http.Request) server.SessionIdManager 
 		h.sessions[p] = &sessionRegistry{used: map[string]time.Time{}}
 	}
 	return h.sessions[p]
+}
+
+// everybody is the sessions of all principals, to end them. Nobody is served by
+// it: it opens none, and finds none.
+type everybody struct{ h *HTTP }
+
+func (everybody) Generate() string { return "" }
+
+func (everybody) Validate(string) (terminated bool, err error) { return true, nil }
+
+// Terminate forgets the session, whosever it is.
+func (e everybody) Terminate(id string) (notAllowed bool, err error) {
+	e.h.mu.Lock()
+	defer e.h.mu.Unlock()
+	for _, s := range e.h.sessions {
+		_, _ = s.Terminate(id) // never fails
+	}
+	return false, nil
 }
 
 // A sessionRegistry is the sessions that a principal has at /mcp.

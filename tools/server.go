@@ -58,6 +58,10 @@ type Options struct {
 	Log      *slog.Logger // nil discards
 	ReadOnly bool         // only tools that change nothing
 	Toolsets []string     // of [Toolsets]; nil: all
+
+	// Extend adds what others' test suites expect of a server; nil adds nothing. It is
+	// for internal/conformance, which tests the transports and not the tools.
+	Extend Extension
 }
 
 // A Server answers MCP clients. Close it when no transport needs it any more.

@@ -48,7 +48,10 @@ func (w *world) listen() *listener {
 	w.t.Cleanup(func() {
 		h.cmd.Process.Signal(syscall.SIGTERM)
 		select {
-		case <-ended:
+		case err := <-ended:
+			if err != nil {
+				w.t.Errorf("the listener ended with %v: %s", err, log)
+			}
 		case <-time.After(20 * time.Second):
 			w.t.Error("the listener does not leave")
 			h.cmd.Process.Kill()

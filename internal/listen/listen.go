@@ -13,7 +13,8 @@
 //	a body of more than 8 MiB                                413
 //	more requests of a principal at once than MaxRequests    429
 //
-// /healthz is open, and says "ok" and nothing more.
+// /healthz is open, and says "ok" and nothing more. So is the question of a browser
+// whether a page may call.
 package listen
 
 import (
@@ -162,13 +163,16 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "web pages of this origin may not call this server", http.StatusForbidden)
 		return
 	}
+	if allowOrigin(w, r) {
+		return
+	}
 	if r.URL.Path == "/healthz" {
 		_, _ = w.Write([]byte("ok\n"))
 		return
 	}
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	principal, known := g.Tokens.Principal(token)
-	if !ok || !known {
+	if !strings.EqualFold(scheme, "Bearer") || !known {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="boxlite-mcp"`)
 		http.Error(w, "a token is needed: Authorization: Bearer TOKEN", http.StatusUnauthorized)
 		return
@@ -192,6 +196,28 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer g.leave(principal)
 	g.Handler.ServeHTTP(w, r.WithContext(g.Identify(r.Context(), principal)))
+}
+
+// allowOrigin tells a browser that the page, whose origin is on the list, may call
+// and read the answer. It answers the browser's own question about that, which
+// comes without the page's token, and reports whether it was one (Fetch §4.8).
+func allowOrigin(w http.ResponseWriter, r *http.Request) (answered bool) {
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return false
+	}
+	h := w.Header()
+	h.Set("Access-Control-Allow-Origin", origin)
+	h.Set("Access-Control-Expose-Headers", "Mcp-Session-Id, Mcp-Protocol-Version, WWW-Authenticate")
+	h.Set("Vary", "Origin")
+	if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
+		return false
+	}
+	h.Set("Access-Control-Allow-Methods", "GET, POST, DELETE")
+	h.Set("Access-Control-Allow-Headers", "Authorization, *") // the star means all others
+	h.Set("Access-Control-Max-Age", "600")
+	w.WriteHeader(http.StatusNoContent)
+	return true
 }
 
 func (g *guard) enter(principal string) bool {

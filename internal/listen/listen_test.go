@@ -74,11 +74,21 @@ func TestGuard(t *testing.T) {
 	post := func(headers, body string) string {
 		return fmt.Sprintf("POST /mcp HTTP/1.1\r\n%sContent-Length: %d\r\nConnection: close\r\n\r\n%s", headers, len(body), body)
 	}
+	ask := func(headers string) string {
+		return "OPTIONS /mcp HTTP/1.1\r\n" + headers + "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization,content-type\r\nConnection: close\r\n\r\n"
+	}
 	host := "Host: " + addr + "\r\n"
 	for _, c := range []struct{ name, send, status, body string }{
 		{"right", post(host+auth+jsonType, "{}"), "200", "alice 2"},
 		{"right, by another name", post("Host: localhost\r\n"+auth+"Content-Type: application/json; charset=utf-8\r\n", "{}"), "200", "alice 2"},
 		{"an origin on the list", post(host+auth+jsonType+"Origin: https://app.test\r\n", "{}"), "200", ""},
+		{"the scheme in other letters", post(host+jsonType+"Authorization: bearer "+token+"\r\n", "{}"), "200", "alice 2"},
+		{"no scheme", post(host+jsonType+"Authorization: "+token+"\r\n", "{}"), "401", ""},
+		{"an origin on the list, without a token", post(host+jsonType+"Origin: https://app.test\r\n", "{}"), "401", ""},
+		{"a browser's question for an origin on the list", ask(host + "Origin: https://app.test\r\n"), "204", ""},
+		{"a browser's question for a foreign origin", ask(host + "Origin: https://evil.test\r\n"), "403", ""},
+		{"a browser's question by a foreign Host", ask("Host: evil.test\r\nOrigin: https://app.test\r\n"), "403", ""},
+		{"OPTIONS that is no browser's question", "OPTIONS /mcp HTTP/1.1\r\n" + host + "Origin: https://app.test\r\nConnection: close\r\n\r\n", "401", ""},
 		{"H1 foreign Host", post("Host: evil.test\r\n"+auth+jsonType, "{}"), "403", ""},
 		{"H1 foreign Host with our port", post("Host: evil.test:"+strings.Split(addr, ":")[1]+"\r\n"+auth+jsonType, "{}"), "403", ""},
 		{"H1 foreign Origin", post(host+auth+jsonType+"Origin: https://evil.test\r\n", "{}"), "403", ""},
@@ -100,8 +110,16 @@ func TestGuard(t *testing.T) {
 		if status != c.status || c.body != "" && body != c.body || strings.Contains(body, token) {
 			t.Errorf("%s: %s %q, want %s %q", c.name, status, body, c.status, c.body)
 		}
-		if (status == "401") != (header.Get("WWW-Authenticate") != "") || header.Get("Access-Control-Allow-Origin") != "" {
+		if (status == "401") != (header.Get("WWW-Authenticate") != "") {
 			t.Errorf("%s: %v", c.name, header)
+		}
+		// Only a page whose origin is on the list may read the answer.
+		listed := ""
+		if status != "403" && strings.Contains(c.send, "Origin: https://app.test") {
+			listed = "https://app.test"
+		}
+		if got := header.Get("Access-Control-Allow-Origin"); got != listed {
+			t.Errorf("%s: Access-Control-Allow-Origin is %q, want %q", c.name, got, listed)
 		}
 	}
 }
