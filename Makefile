@@ -26,7 +26,7 @@ all: build
 # cgo is not needed by any of them, and without it they run on every Linux.
 build:
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -tags grpcnotrace -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w" -buildvcs=$(VCS) -tags grpcnotrace -o bin/ ./cmd/...
 
 # bin/boxlite-mcp.mcpb, which clients install with a click, and bin/server.json,
 # which the MCP registry wants.

@@ -38,10 +38,10 @@ var mayImport = map[string][]string{
 	"vmcore/engine/vm":   {"", "agent/vmboot", "vmcore/engine"},
 	"vmcore/engine/qemu": {"", "vmcore/engine", "vmcore/engine/child", "vmcore/engine/probe", "vmcore/engine/vm", "internal/jail"},
 	"internal/jail":      {},
-	"vmcore/enginetest":    {"", "agent", "vmcore/engine", "vmcore/image", "internal/testbin"},
-	"vmcore/image":         {""},
-	"vmcore/spool":         {""},
-	"vmcore/shim":          {"", "agent", "egress", "secrets", "vmcore/engine", "vmcore/spool", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
+	"vmcore/enginetest":  {"", "agent", "vmcore/engine", "vmcore/image", "internal/testbin"},
+	"vmcore/image":       {""},
+	"vmcore/spool":       {""},
+	"vmcore/shim":        {"", "agent", "egress", "secrets", "vmcore/engine", "vmcore/spool", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
 
 	"sessions": {"", "vmcore", "store", "secrets", "egress"},
 	"tools":    {"", "prompts"}, // what they call is an interface, which others implement

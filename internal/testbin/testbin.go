@@ -44,7 +44,7 @@ func Path(t testing.TB, name string) string {
 // directory they lie in. Like [Path], it skips the test under -short.
 func All(t testing.TB) string {
 	t.Helper()
-	for _, name := range []string{"boxlite-agent", "boxlite-sandbox", "boxlite-mcp"} {
+	for _, name := range []string{"boxlite-agent", "boxlite-jail", "boxlite-sandbox", "boxlite-mcp"} {
 		Path(t, name)
 	}
 	return filepath.Dir(Path(t, "boxlite-mcp"))
@@ -107,7 +107,7 @@ func build(name string) (string, error) {
 	// The go command leaves a program alone that is up to date, and otherwise
 	// removes it before it writes, so that "built" never changes under "path".
 	built, path := filepath.Join(dir, "new", name), filepath.Join(dir, name)
-	cmd := exec.Command("go", "build", "-trimpath", "-tags", "grpcnotrace", "-o", built, "./cmd/"+name)
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-tags", "grpcnotrace", "-o", built, "./cmd/"+name)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -23,11 +23,15 @@ func Main(ctx context.Context) error {
 	if os.Getpid() != 1 {
 		return errors.New("this is for the first process of a virtual machine")
 	}
-	cfg, layer, err := setUp()
+	cfg, err := setUp()
 	if err != nil {
 		return err
 	}
-	control, engine, err := openChannels(cfg.Channel)
+	control, engine, err := openChannels(cfg.Channel) // while there is a /dev to find them in
+	if err != nil {
+		return err
+	}
+	layer, err := mountRoot()
 	if err != nil {
 		return err
 	}
@@ -48,39 +52,35 @@ func Main(ctx context.Context) error {
 	return unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
-// setUp brings the machine to where the box's root is the root. It returns the
-// layer's directory, opened.
-func setUp() (vmboot.Config, *os.File, error) {
+// setUp brings the machine to where its devices are there and it is who it is
+// to be.
+func setUp() (vmboot.Config, error) {
 	var cfg vmboot.Config
 	for _, m := range []struct{ kind, path string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
 		if err := mount(m.kind, m.path, m.kind, 0, ""); err != nil {
-			return cfg, nil, err
+			return cfg, err
 		}
 	}
 	line, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
-		return cfg, nil, err
+		return cfg, err
 	}
 	if cfg, err = vmboot.FromCommandLine(string(line)); err != nil {
-		return cfg, nil, err
+		return cfg, err
 	}
 	if err := loadModules("/modules"); err != nil {
-		return cfg, nil, err
+		return cfg, err
 	}
 	if err := setClock(cfg.Time); err != nil {
-		return cfg, nil, err
+		return cfg, err
 	}
 	if err := unix.Sethostname([]byte(cfg.Hostname)); err != nil {
-		return cfg, nil, fmt.Errorf("set the host name: %w", err)
+		return cfg, fmt.Errorf("set the host name: %w", err)
 	}
 	if err := setUpNetwork(cfg.NIC); err != nil {
-		return cfg, nil, err
+		return cfg, err
 	}
-	if err := setUpCgroups(cfg.Processes); err != nil {
-		return cfg, nil, err
-	}
-	layer, err := mountRoot()
-	return cfg, layer, err
+	return cfg, setUpCgroups(cfg.Processes)
 }
 
 func mount(source, target, kind string, flags uintptr, data string) error {

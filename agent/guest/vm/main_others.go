@@ -8,4 +8,6 @@ import (
 )
 
 // Main fails: the machine's kernel is Linux.
-func Main(context.Context) error { return errors.New("a virtual machine's first process runs on Linux only") }
+func Main(context.Context) error {
+	return errors.New("a virtual machine's first process runs on Linux only")
+}

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 )
 
 // tick is the unit of times in /proc/PID/stat: USER_HZ, 100 on all of Linux
@@ -60,4 +62,17 @@ func Descendants(pid int) []int {
 		}
 	}
 	return all
+}
+
+// Resident returns how much memory of its own a process has in RAM.
+func Resident(pid int) (boxlite.Bytes, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0, err
+	}
+	var size, resident, shared int64
+	if _, err := fmt.Sscan(string(data), &size, &resident, &shared); err != nil {
+		return 0, fmt.Errorf("read memory of process %d: %w", pid, err)
+	}
+	return boxlite.Bytes((resident - shared) * int64(os.Getpagesize())), nil
 }
