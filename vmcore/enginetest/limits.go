@@ -35,7 +35,7 @@ func (s *suite) layerSurvivesCrash(t *testing.T) {
 	if err := b.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	b.sh("rm /data; rm -r /kinds; echo unsynced > /later")
+	b.sh("cp -a /base /more && dd if=/dev/urandom of=/later bs=1M count=8 2>/dev/null") // may be lost
 	b.Kill()
 	b.ended(2 * time.Second)
 	b = s.start(t, spec)
@@ -48,7 +48,7 @@ func (s *suite) layerSurvivesCrash(t *testing.T) {
 func (s *suite) syncsUnderLoad(t *testing.T) {
 	spec := s.spec(t)
 	b := s.start(t, spec)
-	b.sh("(while true; do i=$((i+1)); echo $i > /counter.new; mv /counter.new /counter; done) > /dev/null 2>&1 &")
+	b.sh("(while true; do i=$((i+1)); echo $i > /counter.new; mv /counter.new /counter; done) > /dev/null 2>&1 & until test -f /counter; do sleep 0.02; done")
 	for range 5 {
 		if err := b.Sync(t.Context()); err != nil {
 			t.Fatal(err)

@@ -65,7 +65,9 @@ func mountRoot() (*os.File, error) {
 	if err := mount(base, "/base", "erofs", plain|unix.MS_RDONLY, ""); err != nil {
 		return nil, fmt.Errorf("the base image: %w", err)
 	}
-	if err := mount(layer, "/layer", "ext4", plain, "discard,errors=remount-ro"); err != nil {
+	// dioread_lock: what replaces a file by renaming is whole after a crash, as
+	// with ordered data, and not zeros.
+	if err := mount(layer, "/layer", "ext4", plain, "discard,dioread_lock,errors=remount-ro"); err != nil {
 		return nil, fmt.Errorf("the writable layer: %w", err)
 	}
 	for _, dir := range []string{"/layer/upper", "/layer/work"} {

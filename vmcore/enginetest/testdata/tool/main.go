@@ -24,7 +24,8 @@ import (
 )
 
 func main() {
-	if err := run(os.Args[1], os.Args[2]); err != nil {
+	args := append(os.Args[1:], "", "") // a virtual machine's first process gets one
+	if err := run(args[0], args[1]); err != nil {
 		fmt.Println("tool:", err)
 		os.Exit(1)
 	}
