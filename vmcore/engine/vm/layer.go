@@ -49,6 +49,10 @@ func OpenLayer(ctx context.Context, dir string, size boxlite.Bytes) (f *os.File,
 // RemoveLayer removes a layer that OpenLayer has made.
 func RemoveLayer(dir string) { _ = os.Remove(filepath.Join(dir, layerFile)) }
 
+// features are those of the file system, whatever a host's own configuration
+// says, and known to every kernel since 4.4.
+const features = "has_journal,ext_attr,dir_index,filetype,sparse_super,large_file,extent,huge_file,flex_bg,64bit,dir_nlink,extra_isize,metadata_csum"
+
 // format makes an ext4 file system in a new sparse file.
 func format(ctx context.Context, path string, size boxlite.Bytes) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
@@ -63,9 +67,9 @@ func format(ctx context.Context, path string, size boxlite.Bytes) error {
 		return err
 	}
 	kib := strconv.FormatInt(int64(size/boxlite.KiB), 10) + "k"
-	cmd := exec.CommandContext(ctx, program, "-q", "-F", "-t", "ext4", "-m", "0", "-I", "256", "-b", "4096",
-		"-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0", "-O", "^resize_inode,^metadata_csum_seed,^orphan_file", path, kib)
-	cmd.Env = []string{"MKE2FS_CONFIG=/dev/null", "PATH=/usr/sbin:/sbin:/usr/bin:/bin"}
+	cmd := exec.CommandContext(ctx, program, "-q", "-F", "-t", "ext4", "-O", "none,"+features, "-m", "0", "-I", "256", "-i", "16384", "-b", "4096",
+		"-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0", path, kib)
+	cmd.Env = []string{"PATH=/usr/sbin:/sbin:/usr/bin:/bin"}
 	out, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {
 		return ctx.Err()
