@@ -44,7 +44,12 @@ func (rt *Runtime) checkNetwork(rec record) error {
 	if rec.AnyNetwork {
 		return nil
 	}
-	return access.Within(rt.policy.Load().Network.ceiling())
+	err = access.Within(rt.policy.Load().Network.ceiling())
+	if boxlite.KindOf(err) == boxlite.Denied {
+		err = &boxlite.Error{Op: "limit network access", Kind: boxlite.Denied, Ref: string(rec.ID), Hint: boxlite.HintOf(err),
+			Err: fmt.Errorf("network.allow_net in config.toml: %w", err)}
+	}
+	return err
 }
 
 func (o NetworkOptions) ceiling() policy.Access {
