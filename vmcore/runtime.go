@@ -3,7 +3,8 @@
 // one home directory; there is one in the daemon, and a program that embeds
 // boxes has its own.
 //
-// It does not decide who may do what (package sessions does), and it speaks
+// It does not decide who may do what (package sessions does), though it holds to
+// the operator's [Policy] for what boxes are made of and reach, and it speaks
 // neither MCP nor any network protocol but the registries' (package image) and
 // the shims' (package shim).
 //
