@@ -54,14 +54,12 @@ func (r *reader) say(key, hint, format string, args ...any) {
 
 // problem returns a mistake at a key, or at the key that it is in.
 func (f *File) problem(key, hint, format string, args ...any) Problem {
-	p := Problem{File: f.path, Key: key, Message: fmt.Sprintf(format, args...), Hint: hint}
+	p := Problem{File: f.path, Message: fmt.Sprintf(format, args...), Hint: hint}
 	for at := key; at != "" && p.Line == 0; {
 		p.Line = f.lines[at]
 		at = at[:max(0, strings.LastIndexAny(at, ".["))]
 	}
-	if i := strings.IndexByte(key, '['); i >= 0 {
-		p.Key = key[:i]
-	}
+	p.Key, _, _ = strings.Cut(key, "[") // without the place in a list
 	return p
 }
 

@@ -56,7 +56,7 @@ func (h *home) configure(text string) {
 // start runs the daemon until the test ends.
 func start(t *testing.T, config string) *home {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "home") // a socket's path is short
+	dir, err := os.MkdirTemp("", "home") //nolint:usetesting // the path of a socket is short
 	if err != nil {
 		t.Fatal(err)
 	}
