@@ -16,6 +16,7 @@ import (
 // A Session is what one principal can do. It is a boxlite.Service and holds
 // nothing: it need not be closed.
 type Session struct {
+	m     *Manager
 	rt    *vmcore.Runtime
 	scope vmcore.Scope
 	owner vmcore.Owner
@@ -35,11 +36,7 @@ func (s *Session) CreateBox(ctx context.Context, req boxlite.CreateRequest, repo
 		return boxlite.BoxInfo{}, &boxlite.Error{Op: "create box", Kind: boxlite.Config, Err: errors.New("a box with secrets must say what it may reach"),
 			Hint: `Name the hosts in allow_net, such as the secret's own; "*" is the public Internet.`}
 	}
-	var err error
-	if req.Options.Secrets, err = s.withValues(req.Options.Secrets); err != nil {
-		return boxlite.BoxInfo{}, err
-	}
-	box, err := s.rt.CreateFor(ctx, s.owner, req)
+	box, err := s.create(ctx, req)
 	if err != nil {
 		return boxlite.BoxInfo{}, err
 	}
@@ -49,8 +46,47 @@ func (s *Session) CreateBox(ctx context.Context, req boxlite.CreateRequest, repo
 	if req.NoStart {
 		return box.Info(), nil
 	}
-	err = box.Start(ctx, report)
+	err = s.start(ctx, box, report)
 	return box.Info(), about(box, err)
+}
+
+// create makes a box within what the operator lets the principal have.
+func (s *Session) create(ctx context.Context, req boxlite.CreateRequest) (*vmcore.Box, error) {
+	if err := s.mayChange("create box"); err != nil {
+		return nil, err
+	}
+	var err error
+	if !s.scope.All {
+		err = s.m.policy.Load().Box.apply(&req)
+	}
+	if err == nil {
+		req.Options.Secrets, err = s.withValues(req.Options.Secrets)
+	}
+	if err != nil {
+		return nil, err
+	}
+	full, err := req.Options.WithDefaults()
+	if err != nil {
+		return nil, err
+	}
+	owner := s.owner
+	owner.ID = boxlite.NewBoxID()
+	made, err := s.admitBox(owner.ID, full)
+	if err != nil {
+		return nil, err
+	}
+	defer made()
+	return s.rt.CreateFor(ctx, owner, req)
+}
+
+// start starts a box within what the operator lets the principal have.
+func (s *Session) start(ctx context.Context, box *vmcore.Box, report func(boxlite.Progress)) error {
+	started, err := s.admitStart(box)
+	if err != nil {
+		return err
+	}
+	defer started()
+	return box.Start(ctx, report)
 }
 
 // about makes sure that an error of a start names the box that it left behind.
@@ -158,7 +194,7 @@ func (s *Session) StartBox(ctx context.Context, ref string, report func(boxlite.
 	if err != nil {
 		return boxlite.BoxInfo{}, err
 	}
-	err = box.Start(ctx, report)
+	err = s.start(ctx, box, report)
 	return box.Info(), about(box, err)
 }
 
@@ -166,6 +202,9 @@ func (s *Session) StartBox(ctx context.Context, ref string, report func(boxlite.
 func (s *Session) StopBox(ctx context.Context, ref string) (boxlite.BoxInfo, error) {
 	box, err := s.rt.Lookup(s.scope, ref)
 	if err != nil {
+		return boxlite.BoxInfo{}, err
+	}
+	if err := s.mayChange("stop box"); err != nil {
 		return boxlite.BoxInfo{}, err
 	}
 	before := box.Info()
@@ -191,6 +230,9 @@ func (s *Session) UpdateBox(ctx context.Context, ref string, req boxlite.UpdateR
 	if err != nil {
 		return boxlite.BoxInfo{}, err
 	}
+	if err := s.mayChange("update box"); err != nil {
+		return boxlite.BoxInfo{}, err
+	}
 	if req.Network != nil {
 		if err := box.SetNetwork(ctx, *req.Network, s.scope.All); err != nil {
 			return box.Info(), err
@@ -208,6 +250,9 @@ func (s *Session) RemoveBox(ctx context.Context, ref string, force bool) (boxlit
 	if err != nil {
 		return boxlite.BoxInfo{}, err
 	}
+	if err := s.mayChange("remove box"); err != nil {
+		return boxlite.BoxInfo{}, err
+	}
 	before := box.Info()
 	return before, box.Remove(ctx, force)
 }
@@ -218,6 +263,19 @@ func (s *Session) Run(ctx context.Context, ref string, cmd boxlite.Command, repo
 	if err != nil {
 		return boxlite.ExecInfo{}, err
 	}
+	if err := s.mayChange("run command"); err != nil {
+		return boxlite.ExecInfo{}, err
+	}
+	started, err := s.admitStart(box)
+	if err != nil {
+		return boxlite.ExecInfo{}, err
+	}
+	defer started()
+	runs, err := s.admitExec(ctx, box, &cmd)
+	if err != nil {
+		return boxlite.ExecInfo{}, err
+	}
+	defer runs()
 	run, err := box.Run(ctx, cmd, report)
 	if err != nil {
 		return boxlite.ExecInfo{}, err
@@ -240,6 +298,9 @@ func (s *Session) WriteStdin(ctx context.Context, id boxlite.ExecutionID, data [
 	if err != nil {
 		return 0, err
 	}
+	if err := s.mayChange("write to command"); err != nil {
+		return 0, err
+	}
 	return e.WriteStdin(ctx, data, eof)
 }
 
@@ -247,6 +308,9 @@ func (s *Session) WriteStdin(ctx context.Context, id boxlite.ExecutionID, data [
 func (s *Session) Signal(ctx context.Context, id boxlite.ExecutionID, signal int) error {
 	e, err := s.rt.Execution(s.scope, id)
 	if err != nil {
+		return err
+	}
+	if err := s.mayChange("signal command"); err != nil {
 		return err
 	}
 	return e.Signal(ctx, signal)
@@ -258,6 +322,9 @@ func (s *Session) StopExec(ctx context.Context, id boxlite.ExecutionID, grace ti
 	if err != nil {
 		return boxlite.ExecInfo{}, err
 	}
+	if err := s.mayChange("stop command"); err != nil {
+		return boxlite.ExecInfo{}, err
+	}
 	return e.StopTree(ctx, grace)
 }
 
@@ -265,6 +332,9 @@ func (s *Session) StopExec(ctx context.Context, id boxlite.ExecutionID, grace ti
 func (s *Session) ResizeTTY(ctx context.Context, id boxlite.ExecutionID, rows, cols uint16) error {
 	e, err := s.rt.Execution(s.scope, id)
 	if err != nil {
+		return err
+	}
+	if err := s.mayChange("resize terminal"); err != nil {
 		return err
 	}
 	return e.ResizeTTY(ctx, rows, cols)
@@ -276,6 +346,11 @@ func (s *Session) ReadFile(ctx context.Context, ref, path string, offset int64, 
 	if err != nil {
 		return boxlite.FileData{}, err
 	}
+	started, err := s.admitStart(box)
+	if err != nil {
+		return boxlite.FileData{}, err
+	}
+	defer started()
 	return box.ReadFile(ctx, path, offset, limit)
 }
 
@@ -285,6 +360,14 @@ func (s *Session) WriteFile(ctx context.Context, ref string, req boxlite.WriteFi
 	if err != nil {
 		return boxlite.FileInfo{}, err
 	}
+	if err := s.mayChange("write file"); err != nil {
+		return boxlite.FileInfo{}, err
+	}
+	started, err := s.admitStart(box)
+	if err != nil {
+		return boxlite.FileInfo{}, err
+	}
+	defer started()
 	return box.WriteFile(ctx, req)
 }
 
@@ -295,6 +378,9 @@ func (s *Session) ListImages(context.Context) ([]boxlite.ImageInfo, error) {
 
 // PullImage implements boxlite.Images.
 func (s *Session) PullImage(ctx context.Context, ref string, report func(boxlite.Progress)) (boxlite.ImageInfo, error) {
+	if err := s.mayChange("pull image"); err != nil {
+		return boxlite.ImageInfo{}, err
+	}
 	return s.rt.Pull(ctx, s.owner, ref, report)
 }
 

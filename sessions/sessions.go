@@ -17,6 +17,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
@@ -29,6 +30,8 @@ type Options struct {
 	// Every is how often idle and expired boxes are looked for. 0: 15 s.
 	Every time.Duration
 
+	Policy *Policy // what principals may do at first; nil: [DefaultPolicy]
+
 	Log *slog.Logger // nil discards
 }
 
@@ -38,6 +41,10 @@ type Manager struct {
 	log    *slog.Logger
 	cancel context.CancelFunc
 	work   sync.WaitGroup
+	policy atomic.Pointer[Policy]
+
+	mu       sync.Mutex
+	accounts map[string]*account // guarded by mu; by principal
 }
 
 // New returns a manager and starts looking after the runtime's boxes.
@@ -49,7 +56,11 @@ func New(rt *vmcore.Runtime, opts Options) *Manager {
 		opts.Every = 15 * time.Second
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	m := &Manager{rt: rt, log: opts.Log, cancel: cancel}
+	m := &Manager{rt: rt, log: opts.Log, cancel: cancel, accounts: map[string]*account{}}
+	if opts.Policy == nil {
+		opts.Policy = new(DefaultPolicy())
+	}
+	m.SetPolicy(*opts.Policy)
 	m.work.Go(func() { m.reap(ctx, opts.Every) })
 	return m
 }
@@ -71,19 +82,24 @@ type Client struct {
 
 // Open returns the service of a principal.
 //
-// Errors: InvalidArgument for a registry, Config for a secret.
+// Errors: InvalidArgument for a registry, Denied for one that the operator does
+// not have, Config for a secret.
 func (m *Manager) Open(c Client) (*Session, error) {
 	if _, err := vmcore.ParseRegistries(c.Registries); err != nil {
+		return nil, err
+	}
+	if err := m.policy.Load().checkRegistries(c.Registries); err != nil && !c.Operator {
 		return nil, err
 	}
 	if _, err := secrets.NewSet(c.Secrets); err != nil {
 		return nil, err
 	}
 	// A box made here outlives connections and this process: Survives.
-	s := &Session{rt: m.rt, scope: vmcore.Scope{Principal: c.Principal, All: c.Operator}, secrets: c.Secrets,
+	s := &Session{m: m, rt: m.rt, scope: vmcore.Scope{Principal: c.Principal, All: c.Operator}, secrets: c.Secrets,
 		owner: vmcore.Owner{Principal: c.Principal, Registries: c.Registries, Survives: true}}
 	if c.Operator {
 		s.owner.LocalRoots, s.owner.AnyNetwork = []string{"/"}, true
+		s.owner.Trusted = true
 	}
 	return s, nil
 }

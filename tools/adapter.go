@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -37,6 +38,7 @@ func newAdapter(s *Server) *adapter {
 	hooks.AddAfterSubscriptionsListen(func(context.Context, any, *mcp.SubscriptionsListenRequest, *mcp.SubscriptionsListenResult) {
 		emptyQueue() // where nothing can be subscribed to, the acknowledgement is followed by the answer at once
 	})
+	hooks.AddAfterListTools(s.leaveOut)
 	m := server.NewMCPServer("boxlite-mcp", s.opts.Version,
 		server.WithHooks(hooks),
 		server.WithTitle("BoxLite: isolated Linux boxes"),
@@ -90,6 +92,16 @@ func inOrder(tools []tool) server.ToolFilterFunc {
 		}
 		return ordered
 	}
+}
+
+// leaveOut takes the tools that the operator does not want from a list. A filter
+// would do it for calls, too, which are to be told why.
+func (s *Server) leaveOut(_ context.Context, _ any, _ *mcp.ListToolsRequest, list *mcp.ListToolsResult) {
+	enabled := s.enabled()
+	list.Tools = slices.DeleteFunc(list.Tools, func(m mcp.Tool) bool {
+		i := slices.IndexFunc(s.tools, func(t tool) bool { return t.name == m.Name })
+		return i >= 0 && enabled.refuses(&s.tools[i]) != nil
+	})
 }
 
 func handleTool(s *Server, t *tool) server.ToolHandlerFunc {

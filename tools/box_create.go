@@ -11,9 +11,9 @@ import (
 type boxCreateArgs struct {
 	Image              string            `json:"image" default:"alpine:latest" doc:"Image reference, e.g. python:3.12"`
 	Name               string            `json:"name" doc:"Name to refer to it by; unique"`
-	CPUs               int               `json:"cpus" default:"2" min:"1" max:"64"`
-	MemoryMiB          int               `json:"memory_mib" default:"512" min:"64" max:"1048576"`
-	DiskSizeGB         int               `json:"disk_size_gb" default:"10" min:"1" max:"16384"`
+	CPUs               int               `json:"cpus" min:"1" max:"64" doc:"Usually 2"`
+	MemoryMiB          int               `json:"memory_mib" min:"64" max:"1048576" doc:"Usually 512"`
+	DiskSizeGB         int               `json:"disk_size_gb" min:"1" max:"16384" doc:"Usually 10"`
 	Env                map[string]string `json:"env" doc:"Environment of its commands"`
 	WorkingDir         string            `json:"working_dir" doc:"Absolute path; default: the image's"`
 	Labels             map[string]string `json:"labels"`
@@ -22,7 +22,7 @@ type boxCreateArgs struct {
 	Secrets            []string          `json:"secrets" doc:"Names from secret_list, or NAME@host to narrow; needs allow_net"`
 	Isolation          string            `json:"isolation" default:"any" enum:"any,vm,hardware-vm" doc:"Least isolation accepted"`
 	TTLSeconds         int64             `json:"ttl_seconds" default:"0" min:"0" max:"31536000" doc:"Remove it after this long; 0: never"`
-	IdleTimeoutSeconds int64             `json:"idle_timeout_seconds" default:"1800" min:"0" max:"31536000" doc:"Stop it after this long without use; 0: never"`
+	IdleTimeoutSeconds *int64            `json:"idle_timeout_seconds" min:"0" max:"31536000" doc:"Stop it if unused so long; 0: never; usually 1800"`
 	Start              bool              `json:"start" default:"true"`
 }
 
@@ -105,6 +105,10 @@ func (a boxCreateArgs) request() (boxlite.CreateRequest, error) {
 	if a.Network == "disabled" && len(a.AllowNet) > 0 {
 		return boxlite.CreateRequest{}, &boxlite.Error{Op: "create box", Kind: boxlite.InvalidArgument, Err: errors.New("allow_net says what to reach, and network is disabled"), Hint: "Leave out one of them."}
 	}
+	var idle *boxlite.Seconds // left out: the operator's
+	if a.IdleTimeoutSeconds != nil {
+		idle = new(boxlite.Seconds(*a.IdleTimeoutSeconds))
+	}
 	return boxlite.CreateRequest{
 		Name:    a.Name,
 		NoStart: true,
@@ -115,7 +119,7 @@ func (a boxCreateArgs) request() (boxlite.CreateRequest, error) {
 			Secrets:    boxlite.RefSecrets(a.Secrets),
 			AutoRemove: new(false), Detach: true, // over MCP a box is never lost by default
 		},
-		IdleTimeout: new(boxlite.Seconds(a.IdleTimeoutSeconds)),
+		IdleTimeout: idle,
 		TTL:         boxlite.Seconds(a.TTLSeconds),
 	}, nil
 }

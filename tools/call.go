@@ -100,7 +100,11 @@ func level(err error) slog.Level {
 
 // once runs the tool. Making a lost connection good is the service's business.
 func (s *Server) once(ctx context.Context, t *tool, raw json.RawMessage, p *progress) (result, error) {
-	c := &call{starts: &s.starts, progress: p, readOnly: s.opts.ReadOnly}
+	enabled := s.enabled()
+	if err := enabled.refuses(t); err != nil {
+		return result{}, err
+	}
+	c := &call{starts: &s.starts, progress: p, readOnly: s.opts.ReadOnly || enabled.ReadOnly}
 	c.deadline, _ = ctx.Deadline()
 	svc, err := s.connect(ctx)
 	if err != nil {

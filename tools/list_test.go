@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -125,6 +126,47 @@ func TestToolsetsAndReadOnlyChooseTools(t *testing.T) {
 	}
 	if _, err := tools.NewServer(tools.Always(newFake()), tools.Options{Toolsets: []string{"nets"}}); boxlite.KindOf(err) != boxlite.InvalidArgument {
 		t.Errorf("toolset nets: %v", err)
+	}
+}
+
+// What the operator leaves may change while a client is connected.
+func TestTheOperatorSwitchesToolsOffAndOn(t *testing.T) {
+	var now atomic.Pointer[tools.Enabled]
+	f := newFake()
+	newBox(t, f, "dev")
+	s := connect(t, newServer(t, f, tools.Options{Enabled: func() tools.Enabled { return *now.Load() }, Toolsets: []string{"boxes", "files", "images"}}), nil)
+	all := tools.Enabled{Toolsets: tools.Toolsets}
+	now.Store(&all)
+	for _, step := range []struct {
+		enabled          tools.Enabled
+		list, call, says string
+	}{
+		{all, "box_create box_list box_get box_start box_stop box_remove file_read file_write image_list box_update", "box_create", ""},
+		{tools.Enabled{Toolsets: []string{"boxes", "exec"}}, "box_create box_list box_get box_start box_stop box_remove box_update", "image_list", "tools.toolsets or tools.disabled in config.toml"},
+		{tools.Enabled{Toolsets: tools.Toolsets, ReadOnly: true}, "box_list box_get file_read image_list", "box_create", "tools.read_only = true in config.toml"},
+		{tools.Enabled{}, "", "box_list", "tools.toolsets or tools.disabled in config.toml"},
+		{all, "box_create box_list box_get box_start box_stop box_remove file_read file_write image_list box_update", "box_list", ""},
+	} {
+		now.Store(&step.enabled)
+		list, err := s.ListTools(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, tool := range list.Tools {
+			names = append(names, tool.Name)
+		}
+		if got := strings.Join(names, " "); got != step.list {
+			t.Errorf("%+v: %s, want %s", step.enabled, got, step.list)
+		}
+		r := callTool(t, s, step.call, "{}")
+		if r.IsError != (step.says != "") || !strings.Contains(textOf(r), step.says) {
+			t.Errorf("%+v: %s: %s", step.enabled, step.call, textOf(r))
+		}
+	}
+	now.Store(&tools.Enabled{Toolsets: tools.Toolsets, ReadOnly: true})
+	if r := callTool(t, s, "file_read", `{"box":"dev","path":"/x"}`); !r.IsError || f.count("start") > 1 {
+		t.Errorf("a box was started to be read: %s", textOf(r))
 	}
 }
 

@@ -3,6 +3,7 @@ package tools
 import (
 	"context"
 	_ "embed"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -62,6 +63,39 @@ type Options struct {
 	// Extend adds what others' test suites expect of a server; nil adds nothing. It is
 	// for internal/conformance, which tests the transports and not the tools.
 	Extend Extension
+	// Enabled says what the operator leaves of these tools, before each list and
+	// each call: it may change while the server runs. It may be called
+	// concurrently. nil: all of them.
+	Enabled func() Enabled
+}
+
+// Enabled are the tools that an operator wants.
+type Enabled struct {
+	ReadOnly bool
+	Toolsets []string // of [Toolsets]
+}
+
+// refuses returns the operator's refusal of a tool, nil if he wants it.
+func (e Enabled) refuses(t *tool) error {
+	setting := ""
+	switch {
+	case e.ReadOnly && !t.readOnly:
+		setting = "tools.read_only = true"
+	case !slices.Contains(e.Toolsets, t.set):
+		setting = "tools.toolsets or tools.disabled"
+	default:
+		return nil
+	}
+	return &boxlite.Error{Op: "call " + t.name, Kind: boxlite.Denied, Hint: "Do without it, or tell the user.",
+		Err: fmt.Errorf("the operator has switched it off: %s in config.toml", setting)}
+}
+
+// enabled returns what the operator wants.
+func (s *Server) enabled() Enabled {
+	if s.opts.Enabled == nil {
+		return Enabled{Toolsets: Toolsets}
+	}
+	return s.opts.Enabled()
 }
 
 // A Server answers MCP clients. Close it when no transport needs it any more.

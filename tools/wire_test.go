@@ -354,8 +354,11 @@ func TestBoxesAreNeverLostByDefault(t *testing.T) {
 	s := connect(t, newServer(t, f, tools.Options{}), nil)
 	callTool(t, s, "box_create", `{"env":{"B":"2","A":"1"},"isolation":"vm","labels":"{\"k\":\"v\"}"}`)
 	o := f.last.Options
-	if o.AutoRemove == nil || *o.AutoRemove || !o.Detach || f.last.TTL != 0 || *f.last.IdleTimeout != 1800 {
+	if o.AutoRemove == nil || *o.AutoRemove || !o.Detach || f.last.TTL != 0 {
 		t.Errorf("%+v", f.last)
+	}
+	if f.last.IdleTimeout != nil || o.CPUs != 0 || o.MemoryMiB != 0 || o.DiskSizeGB != 0 {
+		t.Errorf("what the caller left out is the operator's to say: %+v", f.last)
 	}
 	if len(o.Env) != 2 || o.Env[0].Name != "A" || o.Isolation != "vm" || o.Labels["k"] != "v" {
 		t.Errorf("%+v", o)

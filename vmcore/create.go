@@ -1,6 +1,7 @@
 package vmcore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -19,7 +20,7 @@ const DefaultIdleTimeout = 30 * time.Minute
 // beyond what Options.Network lets boxes ask for.
 func (rt *Runtime) Create(ctx context.Context, opts boxlite.BoxOptions, name string) (*Box, error) {
 	req := boxlite.CreateRequest{Name: name, Options: opts, IdleTimeout: new(boxlite.Seconds(0))}
-	return rt.CreateFor(ctx, Owner{LocalRoots: []string{"/"}, AnyNetwork: true}, req)
+	return rt.CreateFor(ctx, Owner{LocalRoots: []string{"/"}, AnyNetwork: true, Trusted: true}, req)
 }
 
 // An Owner is on whose behalf a box is made.
@@ -27,8 +28,13 @@ type Owner struct {
 	Principal  string
 	LocalRoots []string // directories below which the box's image may be read from the host; none: not at all
 	Registries []string // where images may come from, beside the runtime's own; as ParseRegistries reads them
+	Trusted    bool     // the operator's rules for images and engines do not bind it
 	AnyNetwork bool     // its network may reach beyond what Options.Network lets boxes ask for
 	Survives   bool     // the box outlives this process, whether or not it is detached
+
+	// ID is the identifier of the one box that is made on this behalf; "": a new
+	// one.
+	ID boxlite.BoxID
 }
 
 // CreateFor persists a box for somebody.
@@ -44,6 +50,11 @@ func (rt *Runtime) CreateFor(ctx context.Context, owner Owner, req boxlite.Creat
 	}
 	if err := rt.checkNetwork(rec); err != nil {
 		return nil, err
+	}
+	if opts := rec.Options; opts.RootfsPath == "" {
+		if err := rt.checkImage(owner, opts.Image); err != nil {
+			return nil, err
+		}
 	}
 	given, err := rt.checkSecrets(&rec, req.Options.Secrets)
 	if err != nil {
@@ -85,13 +96,13 @@ func newRecord(owner Owner, req boxlite.CreateRequest) (record, error) {
 		return record{}, err
 	}
 	now := time.Now().UTC()
-	rec := record{Options: opts, LocalRoots: owner.LocalRoots, Registries: owner.Registries, AnyNetwork: owner.AnyNetwork, Survives: owner.Survives,
+	rec := record{Options: opts, LocalRoots: owner.LocalRoots, Registries: owner.Registries, Trusted: owner.Trusted, AnyNetwork: owner.AnyNetwork, Survives: owner.Survives,
 		IdleTimeout: boxlite.Seconds(DefaultIdleTimeout / time.Second)}
 	if req.IdleTimeout != nil {
 		rec.IdleTimeout = *req.IdleTimeout
 	}
 	rec.BoxInfo = boxlite.BoxInfo{
-		ID: boxlite.NewBoxID(), Name: req.Name, Principal: owner.Principal, Labels: opts.Labels, CreatedAt: now, LastUsed: now,
+		ID: cmp.Or(owner.ID, boxlite.NewBoxID()), Name: req.Name, Principal: owner.Principal, Labels: opts.Labels, CreatedAt: now, LastUsed: now,
 		BoxState: boxlite.BoxState{Status: boxlite.StatusConfigured, LastUpdated: now},
 		Image:    opts.Image, CPUs: opts.CPUs, MemoryMiB: opts.MemoryMiB, DiskSizeGB: opts.DiskSizeGB,
 		AutoRemove: *opts.AutoRemove, Detach: opts.Detach, Network: opts.Network,

@@ -10,7 +10,7 @@ import (
 )
 
 func (rt *Runtime) openImages() (*image.Cache, error) {
-	rt.named(rt.opts.Registries)
+	rt.named(rt.opts.Registries, rt.opts.Images.Registries)
 	return image.Open(rt.path("images"), image.Options{
 		Dial:       rt.dialRegistry,
 		Registries: rt.opts.Registries, Offline: rt.opts.Offline, RootCAs: rt.opts.RootCAs,
@@ -21,6 +21,12 @@ func (rt *Runtime) openImages() (*image.Cache, error) {
 // prepareImage returns the image of a box: the pinned one if it was started
 // before, else what its reference means now.
 func (rt *Runtime) prepareImage(ctx context.Context, rec record, report func(boxlite.Progress)) (image.Image, error) {
+	owner := Owner{LocalRoots: rec.LocalRoots, Registries: rec.Registries, Trusted: rec.Trusted}
+	if rec.Options.RootfsPath == "" { // the operator may have changed his mind, also about one in the cache
+		if err := rt.checkImage(owner, rec.Options.Image); err != nil {
+			return image.Image{}, err
+		}
+	}
 	if rec.ImageDigest != "" {
 		if img, err := rt.images.ByDigest(rec.ImageDigest); err == nil {
 			return img, nil
@@ -31,8 +37,10 @@ func (rt *Runtime) prepareImage(ctx context.Context, rec record, report func(box
 		ref = "dir:" + rec.Options.RootfsPath
 	}
 	report(boxlite.Progress{Phase: "resolving image"})
-	rt.named(parseRegistries(rec.Registries))
-	img, err := rt.images.Pull(ctx, ref, image.PullOptions{LocalRoots: rec.LocalRoots, Registries: parseRegistries(rec.Registries), Progress: report})
+	opts := rt.pullOptions(owner)
+	opts.Progress = report
+	rt.named(opts.Registries)
+	img, err := rt.images.Pull(ctx, ref, opts)
 	if err != nil {
 		return img, err
 	}
@@ -51,10 +59,13 @@ func (rt *Runtime) prepareImage(ctx context.Context, rec record, report func(box
 //
 // Errors: see [image.Cache.Pull].
 func (rt *Runtime) Pull(ctx context.Context, owner Owner, ref string, report func(boxlite.Progress)) (boxlite.ImageInfo, error) {
-	rt.named(parseRegistries(owner.Registries))
-	img, err := rt.images.Pull(ctx, ref, image.PullOptions{
-		LocalRoots: owner.LocalRoots, Registries: parseRegistries(owner.Registries), Progress: report,
-	})
+	if err := rt.checkImage(owner, ref); err != nil {
+		return boxlite.ImageInfo{}, err
+	}
+	opts := rt.pullOptions(owner)
+	opts.Progress = report
+	rt.named(opts.Registries)
+	img, err := rt.images.Pull(ctx, ref, opts)
 	if err != nil {
 		return boxlite.ImageInfo{}, err
 	}

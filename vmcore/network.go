@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
+	"github.com/boxlite-mcp/boxlite-mcp/egress/gateway"
 	"github.com/boxlite-mcp/boxlite-mcp/egress/policy"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/shim"
 )
@@ -22,6 +23,8 @@ type NetworkOptions struct {
 	// RootCAs are certificates, as PEM, that verify hosts beside the system's
 	// where connections are read, because of a secret or an HTTP rule.
 	RootCAs []byte
+
+	Limits gateway.Limits // of each box, from its start to its stop
 }
 
 // checkNetwork says whether a box may have the network it asks for. None is
@@ -41,7 +44,12 @@ func (rt *Runtime) checkNetwork(rec record) error {
 	if rec.AnyNetwork {
 		return nil
 	}
-	return access.Within(rt.opts.Network.ceiling())
+	err = access.Within(rt.policy.Load().Network.ceiling())
+	if boxlite.KindOf(err) == boxlite.Denied {
+		err = &boxlite.Error{Op: "limit network access", Kind: boxlite.Denied, Ref: string(rec.ID), Hint: boxlite.HintOf(err),
+			Err: fmt.Errorf("network.allow_net in config.toml: %w", err)}
+	}
+	return err
 }
 
 func (o NetworkOptions) ceiling() policy.Access {
@@ -60,8 +68,14 @@ func (rt *Runtime) networkOf(rec record, runs bool) (*shim.Network, error) {
 	if !spec.Enabled {
 		return nil, nil
 	}
-	n := &shim.Network{AllowNet: spec.AllowNet, RootCAs: rt.opts.Network.RootCAs}
-	for _, s := range rt.opts.Network.Static {
+	rules := rt.policy.Load().Network
+	n := &shim.Network{AllowNet: spec.AllowNet, RootCAs: rules.RootCAs, Limits: rules.Limits}
+	if !rec.AnyNetwork {
+		if err := rules.narrow(n); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range rules.Static {
 		n.Static = append(n.Static, s.String())
 	}
 	for _, asked := range rec.Options.Secrets {
@@ -75,6 +89,21 @@ func (rt *Runtime) networkOf(rec record, runs bool) (*shim.Network, error) {
 		n.Secrets = append(n.Secrets, shim.Grant{Secret: s})
 	}
 	return n, nil
+}
+
+// narrow takes from a network what the ceiling does not have. A box that asks for
+// more does not start; one that runs, when the operator lowers the ceiling, goes on
+// with less.
+//
+// Errors: Config.
+func (o NetworkOptions) narrow(n *shim.Network) error {
+	access, err := policy.ParseAccess(n.AllowNet)
+	if err != nil || access.Within(o.ceiling()) == nil {
+		return err
+	}
+	n.AllowNet = access.Narrow(o.ceiling()).Strings()
+	n.Off = len(n.AllowNet) == 0 // an empty list would be the public Internet
+	return nil
 }
 
 // SetNetwork replaces what the box may reach, whether it runs or not. Without

@@ -30,6 +30,7 @@ type record struct {
 
 	LocalRoots []string `json:"local_roots,omitempty"` // directories below which its image may be read from the host
 	Registries []string `json:"registries,omitempty"`  // where its image may come from, beside the runtime's own
+	Trusted    bool     `json:"trusted,omitempty"`     // the operator's rules for images and engines do not bind it
 	AnyNetwork bool     `json:"any_network,omitempty"` // its network may reach beyond what boxes may ask for
 	Survives   bool     `json:"survives,omitempty"`    // it outlives the process that holds the Runtime, though not Detach
 

@@ -3,7 +3,8 @@
 // one home directory; there is one in the daemon, and a program that embeds
 // boxes has its own.
 //
-// It does not decide who may do what (package sessions does), and it speaks
+// It does not decide who may do what (package sessions does), though it holds to
+// the operator's [Policy] for what boxes are made of and reach, and it speaks
 // neither MCP nor any network protocol but the registries' (package image) and
 // the shims' (package shim).
 //
@@ -43,6 +44,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -65,11 +67,7 @@ type Options struct {
 	RootCAs    *x509.CertPool   // verify registries; nil: the host's
 	Offline    bool             // use what the image cache has
 
-	Network NetworkOptions
-
-	// Secrets are the operator's, with values, beside those of the vault. One of
-	// the same name stands before the vault's, and cannot be set.
-	Secrets []boxlite.Secret
+	Policy // the operator's word at first
 
 	BootTimeout time.Duration // of a machine, on an engine as fast as the host; 0: 60 s
 
@@ -89,6 +87,7 @@ type Runtime struct {
 	engines *engines
 	vault   *vault
 	audit   *audit
+	policy  atomic.Pointer[Policy]
 
 	ctx    context.Context //nolint:containedctx // of everything that outlives a call; ended by Close
 	cancel context.CancelFunc
@@ -116,6 +115,9 @@ func Open(ctx context.Context, opts Options) (*Runtime, error) {
 	if err := rt.recover(ctx); err != nil {
 		return nil, errors.Join(err, rt.Close())
 	}
+	if err := rt.lowered(ctx); err != nil {
+		rt.log.Warn("boxes could not be told of a lower ceiling, and are stopped", "err", err)
+	}
 	return rt, nil
 }
 
@@ -128,6 +130,7 @@ func open(opts Options) (_ *Runtime, err error) {
 		records: map[boxlite.BoxID]*record{}, live: map[boxlite.BoxID]*live{},
 		locks: map[boxlite.BoxID]chan struct{}{}, phases: map[boxlite.BoxID]string{}, registries: map[string]bool{},
 	}
+	rt.policy.Store(&opts.Policy)
 	rt.ctx, rt.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -150,7 +153,7 @@ func open(opts Options) (_ *Runtime, err error) {
 	}
 	rt.boxes, rt.totals = newBoxTable(rt.db), store.NewTable(rt.db, "total", store.TableOptions[totals]{})
 	rt.audit = newAudit(rt.db)
-	rt.vault = newVault(rt.db, rt.path("vault.key"), opts.Secrets)
+	rt.vault = newVault(rt.db, rt.path("vault.key"), opts.Policy.Secrets)
 	if rt.images, err = rt.openImages(); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/secrets"
@@ -17,21 +18,39 @@ import (
 // Table "secret" has keys of two parts: a box's id, "" for the operator's, and
 // the secret's name.
 type vault struct {
-	table      *store.Table[secrets.Sealed]
-	all        *secrets.Vault            // the operator's
-	configured map[string]boxlite.Secret // of the operator's configuration
+	table *store.Table[secrets.Sealed]
+	all   *secrets.Vault // the operator's
+
+	mu         sync.Mutex
+	configured map[string]boxlite.Secret // guarded by mu; of the operator's configuration; replaced, never changed
 }
 
 func newVault(db *store.DB, keyPath string, configured []boxlite.Secret) *vault {
-	v := &vault{configured: map[string]boxlite.Secret{}, table: store.NewTable(db, "secret", store.TableOptions[secrets.Sealed]{})}
+	v := &vault{table: store.NewTable(db, "secret", store.TableOptions[secrets.Sealed]{})}
 	v.all = secrets.NewVault(scoped{v.table, ""}, keyPath)
-	for _, s := range configured {
+	v.configure(configured)
+	return v
+}
+
+// configure replaces the secrets of the operator's configuration.
+func (v *vault) configure(list []boxlite.Secret) {
+	configured := map[string]boxlite.Secret{}
+	for _, s := range list {
 		if s.Placeholder == "" {
 			s.Placeholder = boxlite.DefaultPlaceholder(s.Name)
 		}
-		v.configured[s.Name] = s
+		configured[s.Name] = s
 	}
-	return v
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.configured = configured
+}
+
+// fromConfig returns the secrets of the operator's configuration.
+func (v *vault) fromConfig() map[string]boxlite.Secret {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.configured
 }
 
 // of returns the vault of the secrets that were given with a box.
@@ -98,7 +117,7 @@ func (v *vault) get(box boxlite.BoxID, asked boxlite.Secret) (boxlite.Secret, er
 
 // operators returns a secret of the operator's with its value.
 func (v *vault) operators(name string) (boxlite.Secret, error) {
-	if s, ok := v.configured[name]; ok {
+	if s, ok := v.fromConfig()[name]; ok {
 		return s, nil
 	}
 	return v.all.Get(name)
@@ -106,7 +125,7 @@ func (v *vault) operators(name string) (boxlite.Secret, error) {
 
 // mayChange refuses to change what the configuration says.
 func (v *vault) mayChange(op, name string) error {
-	if _, ok := v.configured[name]; ok {
+	if _, ok := v.fromConfig()[name]; ok {
 		return &boxlite.Error{Op: op, Kind: boxlite.Denied, Ref: name, Err: errors.New("it is in the operator's configuration"), Hint: "Change config.toml in the home directory."}
 	}
 	return nil
@@ -183,7 +202,7 @@ func placeholders(rec record) []boxlite.Env {
 // Errors: Database.
 func (rt *Runtime) Secrets() ([]boxlite.SecretInfo, error) {
 	list, err := rt.vault.all.List()
-	for _, s := range rt.vault.configured {
+	for _, s := range rt.vault.fromConfig() {
 		list = slices.DeleteFunc(list, func(i boxlite.SecretInfo) bool { return i.Name == s.Name })
 		s.Value = boxlite.SecretValue{}
 		list = append(list, boxlite.SecretInfo{Secret: s, Source: "config"})

@@ -119,7 +119,7 @@ func (rt *Runtime) bringUp(ctx context.Context, rec record, report func(boxlite.
 	}
 	lap(&stages.ImagePrepare)
 	report(boxlite.Progress{Phase: "choosing engine"})
-	eng, rep, err := rt.engines.choose(ctx, rec.Options.Engine, rec.Options.Isolation)
+	eng, rep, err := rt.chooseEngine(ctx, rec)
 	if err != nil {
 		return rt.notStarted(ctx, rec, err)
 	}

@@ -29,7 +29,11 @@ func serveHTTP(ctx context.Context, app *cli.App, c cli.Config, lc cli.ListenCon
 	if err := opts.Check(lc.Addr); err != nil {
 		return err
 	}
-	srv, err := tools.NewServer(clients.service, tools.Options{Version: cli.Version().String(), Log: log, ReadOnly: c.ReadOnly})
+	toolOpts, err := toolOptions(c, log)
+	if err != nil {
+		return err
+	}
+	srv, err := tools.NewServer(clients.service, toolOpts)
 	if err != nil {
 		return err
 	}

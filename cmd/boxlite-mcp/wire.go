@@ -31,6 +31,7 @@ func wire(app *cli.App) {
 	}
 	app.Listen = func(ctx context.Context, c cli.Config, l cli.ListenConfig) error { return serveHTTP(ctx, app, c, l) }
 	app.OpenTokens = func(c cli.Config) cli.Tokens { return cliTokens{tokensOf(c)} }
+	app.OpenSettings = func(c cli.Config) cli.Settings { return settings{c.Home} }
 	app.ProbeEngines = func(ctx context.Context, _ cli.Config) []cli.Check { return probeEngines(ctx, app) }
 	app.ExplainNet = explainNet
 	app.Setups = setups{app}
@@ -51,9 +52,11 @@ func serveStdio(ctx context.Context, app *cli.App, c cli.Config, in io.Reader, o
 	}
 	defer client.Close()
 	svc := withDefaults(client, c)
-	srv, err := tools.NewServer(tools.Always(svc), tools.Options{
-		Version: cli.Version().String(), Log: c.Log(app.Stderr), ReadOnly: c.ReadOnly,
-	})
+	opts, err := toolOptions(c, c.Log(app.Stderr))
+	if err != nil {
+		return err
+	}
+	srv, err := tools.NewServer(tools.Always(svc), opts)
 	if err != nil {
 		return err
 	}

@@ -157,6 +157,23 @@ next:
 	return nil
 }
 
+// Narrow returns what both a and the ceiling allow, as far as it can be said in
+// their rules: those of each that lie within one of the other. It allows nothing
+// that not both allow.
+func (a Access) Narrow(ceiling Access) Access {
+	narrow := Access{Mode: List}
+	keep := func(rules, within []Rule) {
+		for _, r := range rules {
+			if !slices.Contains(narrow.Rules, r) && slices.ContainsFunc(within, func(w Rule) bool { return w.Covers(r) }) {
+				narrow.Rules = append(narrow.Rules, r)
+			}
+		}
+	}
+	keep(a.effective(), ceiling.effective())
+	keep(ceiling.effective(), a.effective())
+	return narrow
+}
+
 func (a Access) exceeds(r Rule, ceiling Access) error {
 	what := "rule " + r.String()
 	if a.Mode == PublicInternet {

@@ -174,3 +174,42 @@ func TestWithinIsSound(t *testing.T) {
 		t.Errorf("the test is hollow: %d pairs within, %d allowed", within, allowed)
 	}
 }
+
+func TestNarrow(t *testing.T) {
+	for _, c := range []struct{ asked, ceiling, want string }{
+		{"a.test b.test", "b.test c.test", "b.test"},
+		{"", "a.test 10.0.0.0/8", "a.test"}, // private addresses are no part of the Internet
+		{"", "", "* udp/*"},
+		{"*.a.test", "x.a.test:443 y.test", "x.a.test:443"},
+		{"x.a.test:443", "*.a.test", "x.a.test:443"},
+		{"a.test", "b.test", "nothing"},
+		{"a.test", "disabled", "nothing"},
+		{"disabled", "", "nothing"},
+		{"a.test:443", "GET https://a.test/x/**", "GET https://a.test/x/**"},
+	} {
+		fields := func(s string) string {
+			if strings.HasPrefix(s, "GET ") {
+				return s
+			}
+			return strings.Join(access(t, s).Strings(), " ")
+		}
+		parse := func(s string) policy.Access {
+			if !strings.HasPrefix(s, "GET ") {
+				return access(t, s)
+			}
+			a, err := policy.ParseAccess([]string{s})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return a
+		}
+		asked, ceiling := parse(c.asked), parse(c.ceiling)
+		got := asked.Narrow(ceiling)
+		if text := strings.Join(got.Strings(), " "); text != fields(c.want) {
+			t.Errorf("%q under %q: %q, want %q", c.asked, c.ceiling, text, c.want)
+		}
+		if got.Mode != policy.List || got.Within(asked) != nil || got.Within(ceiling) != nil {
+			t.Errorf("%q under %q is %v, which is not within both", c.asked, c.ceiling, got)
+		}
+	}
+}

@@ -80,6 +80,10 @@ type App struct {
 	// OpenTokens returns the tokens of a home. nil: not supported.
 	OpenTokens func(c Config) Tokens
 
+	// OpenSettings returns the operator's configuration of a home. nil: not
+	// supported.
+	OpenSettings func(c Config) Settings
+
 	// ProbeEngines returns what doctor says about the engines of this host. nil:
 	// nothing.
 	ProbeEngines func(ctx context.Context, c Config) []Check

@@ -47,12 +47,16 @@ type Config struct {
 
 	// ReadOnly leaves out the MCP tools that change anything.
 	ReadOnly bool
+
+	// Toolsets are those of which there are tools. None: all that the operator's
+	// configuration has.
+	Toolsets []string
 }
 
 // knobs are the persistent flags before they are parsed.
 type knobs struct {
 	home, principal, engine, isolation, logLevel string
-	registries                                   []string
+	registries, toolsets                         []string
 	logJSON, readOnly                            bool
 }
 
@@ -68,6 +72,7 @@ func (k *knobs) add(fs *pflag.FlagSet) {
 	fs.StringVar(&k.logLevel, "log-level", "warn", "least `level` to log to standard error: debug, info, warn or error")
 	fs.BoolVar(&k.logJSON, "log-json", false, "log as lines of JSON")
 	fs.BoolVar(&k.readOnly, "read-only", false, "serve only the MCP tools that change nothing")
+	fs.StringSliceVar(&k.toolsets, "toolsets", nil, "serve only these `toolsets`: boxes, exec, files, images, network (default all)")
 	fs.VisitAll(func(f *pflag.Flag) { fromEnv(fs, f.Name) })
 }
 
@@ -114,7 +119,7 @@ func applyEnv(cmd *cobra.Command, lookup func(string) (string, bool)) error {
 //
 // Errors: InvalidArgument, and those of [FindHome].
 func (k *knobs) config(a *App) (Config, error) {
-	c := Config{Principal: k.principal, Registries: k.registries, Engine: k.engine, Isolation: k.isolation, LogJSON: k.logJSON, ReadOnly: k.readOnly}
+	c := Config{Principal: k.principal, Registries: k.registries, Engine: k.engine, Isolation: k.isolation, LogJSON: k.logJSON, ReadOnly: k.readOnly, Toolsets: k.toolsets}
 	if err := c.LogLevel.UnmarshalText([]byte(k.logLevel)); err != nil {
 		return Config{}, usage("--log-level", "Use debug, info, warn or error.", err)
 	}

@@ -58,7 +58,7 @@ func newRoot(a *App) *cobra.Command {
 	root.AddGroup(&cobra.Group{ID: "boxes", Title: "Boxes and commands:"}, &cobra.Group{ID: "images", Title: "Images:"}, &cobra.Group{ID: "system", Title: "System:"})
 	m.group(root, "boxes", m.runCmd(), m.execCmd(), m.psCmd(), m.startCmd(), m.stopCmd(), m.rmCmd(), m.logsCmd(), m.inspectCmd(), m.updateCmd(), m.netlogCmd())
 	m.group(root, "images", m.imagesCmd(), m.pullCmd(), m.rmiCmd())
-	m.group(root, "system", m.serveCmd(), m.setupCmd(), m.secretCmd(), m.tokenCmd(), m.explainNetCmd(), m.doctorCmd(), m.versionCmd(), m.completionCmd(root))
+	m.group(root, "system", m.serveCmd(), m.setupCmd(), m.secretCmd(), m.tokenCmd(), m.configCmd(), m.explainNetCmd(), m.doctorCmd(), m.versionCmd(), m.completionCmd(root))
 	for _, r := range a.Roles {
 		root.AddCommand(m.roleCmd(r))
 	}

@@ -44,12 +44,16 @@ type Options struct {
 type Details struct {
 	ActiveBoxes int                    `json:"active_boxes"`
 	Metrics     boxlite.RuntimeMetrics `json:"metrics"`
+
+	// Configuration is what is wrong with the operator's configuration as it is
+	// now; one from before it counts. nil: nothing.
+	Configuration *boxlite.Problem `json:"configuration,omitempty"`
 }
 
 // Run owns the home until ctx ends, a newer program asks it to leave, or it is
 // not needed any more.
 //
-// Errors: Config for a mistake in [ConfigFile]; those of [vmcore.Open]; RpcTransport if the socket cannot be made.
+// Errors: Config for a mistake in the operator's configuration; those of [vmcore.Open]; RpcTransport if the socket cannot be made.
 func Run(ctx context.Context, opts Options) (err error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
@@ -59,31 +63,32 @@ func Run(ctx context.Context, opts Options) (err error) {
 	}
 	ctx, leave := context.WithCancel(ctx)
 	defer leave()
-	network, configured, err := readConfig(ctx, opts.Home)
+	rules := newRuler(opts.Home, opts.Log)
+	policy, err := rules.read(ctx)
 	if err != nil {
 		return err
 	}
 	rt, err := vmcore.Open(ctx, vmcore.Options{
-		Home: opts.Home, Network: network, Secrets: configured, Programs: opts.Programs, Version: opts.Version, Log: opts.Log,
+		Home: opts.Home, Policy: policy.Runtime, Programs: opts.Programs, Version: opts.Version, Log: opts.Log,
 	})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, rt.Close()) }()
-	manager := sessions.New(rt, sessions.Options{Log: opts.Log})
+	manager := sessions.New(rt, sessions.Options{Policy: &policy.Principals, Log: opts.Log})
 	defer manager.Close()
-	return serve(ctx, leave, opts, rt, manager)
+	return serve(ctx, leave, opts, rules, rt, manager)
 }
 
 // serve answers clients until ctx ends; leave ends it.
-func serve(ctx context.Context, leave func(), opts Options, rt *vmcore.Runtime, manager *sessions.Manager) error {
+func serve(ctx context.Context, leave func(), opts Options, rules *ruler, rt *vmcore.Runtime, manager *sessions.Manager) error {
 	srv := rpc.NewServer(rpc.ServerOptions{
 		Open: func(c rpc.Caller) (boxlite.Service, error) {
 			return manager.Open(sessions.Client{Principal: c.Principal, Operator: c.Operator, Registries: c.Registries, Secrets: c.Secrets})
 		},
 		Version: opts.Version, Home: opts.Home, Log: opts.Log,
 		Details: func(ctx context.Context) (json.RawMessage, error) {
-			return json.Marshal(Details{ActiveBoxes: manager.Active(), Metrics: rt.Metrics(ctx)})
+			return json.Marshal(Details{ActiveBoxes: manager.Active(), Metrics: rt.Metrics(ctx), Configuration: rules.problem()})
 		},
 		Shutdown: func(reason string) {
 			opts.Log.Info("daemon was asked to leave", "reason", reason)
@@ -96,6 +101,7 @@ func serve(ctx context.Context, leave func(), opts Options, rt *vmcore.Runtime, 
 		return err
 	}
 	var wg sync.WaitGroup
+	wg.Go(func() { rules.run(ctx, rt, manager) })
 	wg.Go(func() { leaveWhenIdle(ctx, leave, opts, srv, manager) })
 	wg.Go(func() {
 		<-ctx.Done()

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,12 @@ type PullOptions struct {
 	// Registries are allowed for this call, beside the cache's own. With any,
 	// a cache that was opened without does not fall back to docker.io.
 	Registries []Registry
+	// Permit says whether a qualified registry reference may be used, before its
+	// registry is asked; of a name that may mean several, those are tried that
+	// may be. nil: all.
+	//
+	// Errors: Denied.
+	Permit func(Reference) error
 	// Progress is called now and then, by one goroutine at a time, until Pull
 	// returns. It must not block. nil: nobody watches.
 	Progress func(boxlite.Progress)
@@ -54,11 +61,7 @@ func (c *Cache) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 		}
 		return img, c.fault("read image", r.String(), err)
 	}
-	allowed, err := c.allowed(o.Registries)
-	if err != nil {
-		return Image{}, err
-	}
-	candidates, err := allowed.candidates(r)
+	candidates, allowed, err := c.permitted(r, o)
 	if err != nil {
 		return Image{}, err
 	}
@@ -76,6 +79,46 @@ func (c *Cache) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 		}
 	}
 	return Image{}, all(r, failures)
+}
+
+// Check says whether ref may be pulled as far as its name goes, and asks
+// nobody.
+//
+// Errors: InvalidArgument, Denied.
+func (c *Cache) Check(ref string, o PullOptions) error {
+	r, err := ParseReference(ref)
+	if err != nil || r.IsLocal() {
+		return err
+	}
+	_, _, err = c.permitted(r, o)
+	return err
+}
+
+// permitted returns the qualified references that r may mean and that may be
+// used, and the registries of the call.
+//
+// Errors: Denied if there is none.
+func (c *Cache) permitted(r Reference, o PullOptions) ([]Reference, registries, error) {
+	allowed, err := c.allowed(o.Registries)
+	if err != nil {
+		return nil, nil, err
+	}
+	candidates, err := allowed.candidates(r)
+	if err != nil || o.Permit == nil {
+		return candidates, allowed, err
+	}
+	var may []Reference
+	for _, r := range candidates {
+		if refused := o.Permit(r); refused != nil {
+			err = cmp.Or(err, refused)
+			continue
+		}
+		may = append(may, r)
+	}
+	if len(may) > 0 {
+		err = nil
+	}
+	return may, allowed, err
 }
 
 // all returns one error for those of every registry that was tried.

@@ -26,6 +26,15 @@ type Registry struct {
 	Auth Auth
 }
 
+// Name returns the registry's host as references have it, without a prefix.
+func (r Registry) Name() string {
+	host, _, _ := strings.Cut(r.Host, "/")
+	if name, hint := parseHost(host); hint == "" {
+		return name
+	}
+	return host
+}
+
 // An Auth is how to log in. It does not print.
 type Auth struct{ username, password, token string }
 

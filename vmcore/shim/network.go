@@ -29,6 +29,8 @@ type Network struct {
 	Static   []string `json:"static,omitempty"`    // the operator's entries, as [policy.ParseStatic] reads them
 	RootCAs  []byte   `json:"root_cas,omitempty"`  // PEM; verify hosts beside the system's, for connections that are read
 	Secrets  []Grant  `json:"secrets,omitempty"`
+
+	Limits gateway.Limits `json:"limits,omitzero"` // of what it gets; they stay as they are until it stops
 }
 
 // A Grant is a secret with its value, on the pipe or socket between the runtime
@@ -130,7 +132,7 @@ func (s *server) openNetwork() (*engine.NIC, error) {
 		return nil, &boxlite.Error{Op: "open network", Kind: boxlite.Network, Ref: string(s.cfg.Box), Err: err}
 	}
 	s.gateway, err = gateway.New(gateway.Config{
-		Box: s.cfg.Box, Policy: p, Interceptor: s.interceptor, Record: s.netLog.add, FirstSeq: s.netLog.next(), Log: s.log,
+		Box: s.cfg.Box, Policy: p, Interceptor: s.interceptor, Record: s.netLog.add, FirstSeq: s.netLog.next(), Limits: n.Limits, Log: s.log,
 	}, ours)
 	if err != nil {
 		theirs.Close()

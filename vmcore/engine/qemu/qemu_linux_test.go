@@ -8,8 +8,8 @@ import (
 
 	"github.com/boxlite-mcp/boxlite-mcp/internal/testbin"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine"
-	"github.com/boxlite-mcp/boxlite-mcp/vmcore/enginetest"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine/qemu"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore/enginetest"
 )
 
 // The variables by which a copy of the test program knows what to start.

@@ -1,4 +1,4 @@
-package daemon
+package config
 
 import (
 	"context"
@@ -8,14 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
-	"github.com/boxlite-mcp/boxlite-mcp/secrets"
 )
 
 const (
@@ -24,37 +22,25 @@ const (
 	neitherNorBoth = "one of file and command says where its value is"
 )
 
-// secrets reads the configured secrets, in the order of their names.
-//
-// Errors: what is wrong with which; they do not contain a value.
-func (c config) secrets(ctx context.Context) ([]boxlite.Secret, error) {
-	var list []boxlite.Secret
-	var names []string
-	for name := range c.Secrets {
-		names = append(names, name)
+// check says what is wrong with a secret as it is written.
+func (c secret) check(name string) error {
+	if _, err := boxlite.ParseSecretName(name); err != nil {
+		return err
 	}
-	slices.Sort(names)
-	for _, name := range names {
-		s, err := c.Secrets[name].read(ctx, name)
-		if err == nil {
-			_, err = secrets.NewSet([]boxlite.Secret{s})
-		}
-		if err != nil {
-			return nil, fmt.Errorf("secret %s: %w", name, err)
-		}
-		list = append(list, s)
+	switch {
+	case (c.File == "") == (len(c.Command) == 0):
+		return errors.New(neitherNorBoth)
+	case c.File != "" && !filepath.IsAbs(c.File):
+		return fmt.Errorf("file %s: the path is not absolute", c.File)
+	case c.File == "" && !filepath.IsAbs(c.Command[0]):
+		return fmt.Errorf("command %s: the program's path is not absolute", c.Command[0])
 	}
-	return list, nil
+	return nil
 }
 
-func (c secretConfig) read(ctx context.Context, name string) (boxlite.Secret, error) {
+// read returns the secret with its value.
+func (c secret) read(ctx context.Context, name string) (boxlite.Secret, error) {
 	s := boxlite.Secret{Name: name, Hosts: c.Hosts, Placeholder: c.Placeholder, InQuery: c.InQuery, InBody: c.InBody}
-	if _, err := boxlite.ParseSecretName(name); err != nil {
-		return s, err
-	}
-	if (c.File == "") == (len(c.Command) == 0) {
-		return s, errors.New(neitherNorBoth)
-	}
 	var value string
 	var err error
 	if c.File != "" {
@@ -68,9 +54,6 @@ func (c secretConfig) read(ctx context.Context, name string) (boxlite.Secret, er
 
 // readSecretFile reads a regular file that only its owner can read.
 func readSecretFile(path string) (string, error) {
-	if !filepath.IsAbs(path) {
-		return "", fmt.Errorf("file %s: the path is not absolute", path)
-	}
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ELOOP) {
 		return "", fmt.Errorf("file %s: it is a symbolic link", path)
@@ -98,9 +81,6 @@ func readSecretFile(path string) (string, error) {
 // environment. What it writes to standard error may be about the secret, so it
 // is told to nobody.
 func runSecretCommand(ctx context.Context, argv []string) (string, error) {
-	if !filepath.IsAbs(argv[0]) {
-		return "", fmt.Errorf("command %s: the program's path is not absolute", argv[0])
-	}
 	ctx, cancel := context.WithTimeout(ctx, secretTime)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).Output()

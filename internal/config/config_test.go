@@ -1,4 +1,4 @@
-package daemon
+package config // the schema and the reading of secrets are inside
 
 import (
 	"os"
@@ -9,6 +9,20 @@ import (
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 )
 
+// load reads the file with the text, and what it names.
+func load(t *testing.T, text string) (Policy, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := Open(path)
+	if err != nil {
+		return Policy{}, err
+	}
+	return f.Policy(t.Context())
+}
+
 func TestReadConfig(t *testing.T) {
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	os.WriteFile(ca, []byte("PEM"), 0o600)
@@ -16,14 +30,13 @@ func TestReadConfig(t *testing.T) {
 		{"all", "[network]\nallow_net = [\"*.example.com:443\"]\nstatic = [\"api.test=127.0.0.1:8443\"]\nca_file = \"" + ca + "\"\n", ""},
 		{"empty", "", ""},
 		{"a misspelt setting", "[network]\nallow_nets = []\n", "allow_nets"},
-		{"not TOML", "[network\n", "line 1"},
+		{"not TOML", "[network\n", "config.toml:1: "},
 		{"a rule that is none", "[network]\nallow_net = [\"https://x.test/\"]\n", "x.test"},
 		{"an entry that is none", "[network]\nstatic = [\"x.test\"]\n", "'='"},
 		{"a file that is not there", "[network]\nca_file = \"/nowhere/ca.pem\"\n", "/nowhere/ca.pem"},
 	} {
-		home := t.TempDir()
-		os.WriteFile(ConfigFile(home), []byte(c.text), 0o600)
-		opts, _, err := readConfig(t.Context(), home)
+		p, err := load(t, c.text)
+		opts := p.Runtime.Network
 		if c.says == "" {
 			if err != nil {
 				t.Errorf("%s: %v", c.name, err)
@@ -35,8 +48,12 @@ func TestReadConfig(t *testing.T) {
 			t.Errorf("%+v", opts)
 		}
 	}
-	if opts, _, err := readConfig(t.Context(), t.TempDir()); err != nil || opts.Ceiling != nil {
-		t.Errorf("no file: %+v, %v", opts, err)
+	f, err := Open(filepath.Join(t.TempDir(), "config.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := f.Policy(t.Context()); err != nil || p.Runtime.Network.Ceiling != nil {
+		t.Errorf("no file: %+v, %v", p, err)
 	}
 }
 
@@ -67,9 +84,8 @@ func TestConfiguredSecrets(t *testing.T) {
 		{"a command that fails", `command = ["/bin/false"]`, "/bin/false"},
 		{"a command by its name", `command = ["echo", "x"]`, "absolute"},
 	} {
-		home := t.TempDir()
-		os.WriteFile(ConfigFile(home), []byte("[secrets.key]\nhosts = [\"api.test\"]\n"+c.setting+"\n"), 0o600)
-		_, list, err := readConfig(t.Context(), home)
+		p, err := load(t, "[secrets.key]\nhosts = [\"api.test\"]\n"+c.setting+"\n")
+		list := p.Runtime.Secrets
 		if c.says == "" {
 			if err != nil || len(list) != 1 || list[0].Name != "key" || list[0].Value.Reveal() != "sk-0123456789" {
 				t.Errorf("%s: %+v, %v", c.name, list, err)
