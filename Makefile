@@ -3,7 +3,8 @@
 #
 #   make demo     watch an agent's client use boxes, end to end
 #   make test     all set-up and all tests, as CI runs them
-#   make build    bin/boxlite-mcp and the two programs it needs beside it
+#   make build    bin/boxlite-mcp and the programs it needs beside it
+#   make vm       what boxes in virtual machines need: QEMU and a kernel for guests
 #   make conformance  others' clients and test suites against the server
 #
 # While working: go test -short ./... takes seconds and boots no sandbox.
@@ -19,7 +20,7 @@ VCS := $(shell git status --porcelain >/dev/null 2>&1 && echo auto || echo false
 # What a bundle calls itself.
 VERSION ?= $(shell git describe --tags --match 'v*' 2>/dev/null || echo v0.0.0-dev)
 
-.PHONY: all build mcpb demo test conformance bench soak setup lint fmt generate clean
+.PHONY: all build vm mcpb demo test conformance bench soak setup lint fmt generate clean
 
 all: build
 
@@ -36,6 +37,11 @@ mcpb: build
 setup:
 	scripts/setup test bench
 
+# What boxes in virtual machines need beside: QEMU, and a kernel for the guests.
+vm: build
+	scripts/setup vm
+	scripts/guest-kernel bin/guest
+
 demo:
 	scripts/setup demo
 	@$(MAKE) --no-print-directory build
@@ -43,6 +49,7 @@ demo:
 
 test:
 	scripts/setup test
+	scripts/guest-kernel build/testbin/guest
 	scripts/test
 
 # Other people's clients and test suites, from npm, against the server.

@@ -16,6 +16,7 @@ import (
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/internal/proc"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine/qemu"
 )
 
 // probeTime is how long an engine may take to show that it works.
@@ -33,8 +34,8 @@ type engines struct {
 	reports map[string]engine.Report // guarded by mu; nil: not read yet
 }
 
-func openEngines(p Programs, file string, log *slog.Logger) *engines {
-	return &engines{list: newEngines(p, log), file: file, key: hostKey(p), log: log}
+func openEngines(p Programs, guest, file string, log *slog.Logger) *engines {
+	return &engines{list: newEngines(p, guest, log), file: file, key: hostKey(p), log: log}
 }
 
 // hostKey changes when an earlier probe says nothing any more: another boot,
@@ -43,7 +44,7 @@ func hostKey(p Programs) string {
 	boot, _ := proc.BootID()
 	h := sha256.New()
 	fmt.Fprintln(h, "1", boot, os.Geteuid(), runtime.GOARCH)
-	for _, path := range []string{p.Sandbox, p.Agent} {
+	for _, path := range append([]string{p.Sandbox, p.Jail, p.Agent}, qemu.Parts(p.Jail)...) {
 		if st, err := os.Stat(path); err == nil {
 			fmt.Fprintln(h, path, st.Size(), st.ModTime().UnixNano())
 		}
@@ -76,7 +77,7 @@ func ProbeEngines(ctx context.Context, p Programs) ([]EngineReport, error) {
 		return nil, err
 	}
 	var out []EngineReport
-	for _, e := range newEngines(p, nil) {
+	for _, e := range newEngines(p, "", nil) {
 		bound, cancel := context.WithTimeout(ctx, probeTime)
 		out = append(out, EngineReport{e.Name(), e.Probe(bound)})
 		cancel()
@@ -91,7 +92,7 @@ func (es *engines) choose(ctx context.Context, name, isolation string) (engine.E
 	var reasons []string
 	hint, known := "Run boxlite-mcp doctor to see what this host lacks.", false
 	for _, e := range es.list {
-		if name != "" && name != "auto" && name != e.Name() {
+		if name != "" && name != "auto" && !covers(name, e.Name()) {
 			continue
 		}
 		known = true
@@ -113,6 +114,18 @@ func (es *engines) choose(ctx context.Context, name, isolation string) (engine.E
 	}
 	return nil, engine.Report{}, &boxlite.Error{Op: "choose engine", Kind: boxlite.UnsupportedEngine, Hint: hint,
 		Err: fmt.Errorf("%s", strings.Join(reasons, "; "))}
+}
+
+// covers reports whether a name that somebody gave stands for an engine: its
+// own name, or that of its family, as qemu does for qemu-tcg.
+func covers(name, engine string) bool {
+	return engine == name || strings.HasPrefix(engine, name+"-")
+}
+
+// family returns the name of all engines that read the same writable layers.
+func family(engine string) string {
+	name, _, _ := strings.Cut(engine, "-")
+	return name
 }
 
 func (es *engines) names() string {

@@ -194,13 +194,16 @@ func (rt *Runtime) checkImage(owner Owner, ref string) error {
 }
 
 // chooseEngine returns the engine for a box: one that both it and the operator
-// want.
+// want, and that reads what the box has written before.
 //
 // Errors: UnsupportedEngine, Denied.
 func (rt *Runtime) chooseEngine(ctx context.Context, rec record) (engine.Engine, engine.Report, error) {
 	rules, name, isolation := rt.policy.Load().Engines, rec.Options.Engine, rec.Options.Isolation
 	if name == "" || name == "auto" {
 		name = cmp.Or(rules.Default, "auto")
+	}
+	if rec.Engine != "" && !covers(family(rec.Engine), name) {
+		name = family(rec.Engine)
 	}
 	if rec.Trusted {
 		return rt.engines.choose(ctx, name, isolation)
@@ -237,7 +240,7 @@ func (r EngineRules) engines(name string) ([]string, error) {
 		return []string{name}, nil
 	case name == "auto":
 		return r.Allowed, nil
-	case slices.Contains(r.Allowed, name):
+	case slices.ContainsFunc(r.Allowed, func(allowed string) bool { return covers(allowed, name) }):
 		return []string{name}, nil
 	}
 	return nil, denied("choose engine", name, "Leave the engine out, or choose one of: "+strings.Join(r.Allowed, ", ")+".",

@@ -160,9 +160,9 @@ func TestBoxesRunOnWhatTheOperatorAllows(t *testing.T) {
 		kind             boxlite.Kind // of the error
 		says             string       // "": it starts
 	}{
-		{"allowed", vmcore.EngineRules{Allowed: []string{"krun", "gvisor"}}, "", "", 0, ""},
+		{"allowed", vmcore.EngineRules{Allowed: []string{"other", "gvisor"}}, "", "", 0, ""},
 		{"asked for and allowed", vmcore.EngineRules{Allowed: []string{"gvisor"}}, "gvisor", "", 0, ""},
-		{"not allowed", vmcore.EngineRules{Allowed: []string{"krun", "qemu"}}, "gvisor", "", boxlite.Denied, "engine.allowed = [krun, qemu] in config.toml"},
+		{"not allowed", vmcore.EngineRules{Allowed: []string{"other", "qemu"}}, "gvisor", "", boxlite.Denied, "engine.allowed = [other, qemu] in config.toml"},
 		{"the default is not here", vmcore.EngineRules{Default: "nonesuch"}, "", "", boxlite.UnsupportedEngine, "nonesuch"},
 		{"too little isolation", vmcore.EngineRules{Isolation: "hardware-vm", Allowed: []string{"gvisor"}}, "", "", boxlite.UnsupportedEngine, `engine.isolation = "hardware-vm" in config.toml`},
 		{"a caller cannot ask for less", vmcore.EngineRules{Isolation: "hardware-vm", Allowed: []string{"gvisor"}}, "", "vm", boxlite.UnsupportedEngine, `engine.isolation = "hardware-vm"`},
@@ -190,7 +190,7 @@ func TestBoxesRunOnWhatTheOperatorAllows(t *testing.T) {
 		}
 	}
 	// The operator's own are not bound.
-	if err := rt.SetPolicy(t.Context(), vmcore.Policy{Engines: vmcore.EngineRules{Allowed: []string{"krun"}, Isolation: "hardware-vm"}}); err != nil {
+	if err := rt.SetPolicy(t.Context(), vmcore.Policy{Engines: vmcore.EngineRules{Allowed: []string{"other"}, Isolation: "hardware-vm"}}); err != nil {
 		t.Fatal(err)
 	}
 	box, err := rt.CreateFor(t.Context(), operator, boxlite.CreateRequest{Options: boxlite.BoxOptions{Image: w.image, AutoRemove: new(false), MemoryMiB: 128, Engine: "gvisor"}})

@@ -10,12 +10,14 @@ import (
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine/gvisor"
+	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine/qemu"
 )
 
 // Programs are the absolute paths of the executables that boxes need.
 type Programs struct {
 	Helper  string `json:"helper"`  // boxlite-mcp; run as "boxlite-mcp shim"
 	Sandbox string `json:"sandbox"` // boxlite-sandbox, for engine gvisor
+	Jail    string `json:"jail"`    // boxlite-jail, for engines that boot virtual machines
 	Agent   string `json:"agent"`   // boxlite-agent, which runs in the boxes; static
 }
 
@@ -33,7 +35,7 @@ func (p Programs) find() (Programs, error) {
 	for _, want := range []struct {
 		path *string
 		name string
-	}{{&p.Helper, "boxlite-mcp"}, {&p.Sandbox, "boxlite-sandbox"}, {&p.Agent, "boxlite-agent"}} {
+	}{{&p.Helper, "boxlite-mcp"}, {&p.Sandbox, "boxlite-sandbox"}, {&p.Jail, "boxlite-jail"}, {&p.Agent, "boxlite-agent"}} {
 		if *want.path != "" {
 			continue
 		}
@@ -58,16 +60,27 @@ func findProgram(beside, name string) (string, error) {
 }
 
 // newEngines returns the engines there are, in the order in which they are
-// preferred.
-func newEngines(p Programs, log *slog.Logger) []engine.Engine {
-	return []engine.Engine{gvisor.New(gvisor.Options{Sandbox: p.Sandbox, Agent: p.Agent, Logger: log})}
+// preferred. What they boot is kept in the directory guest, "" for nowhere.
+func newEngines(p Programs, guest string, log *slog.Logger) []engine.Engine {
+	machines := func(accel qemu.Accel) engine.Engine {
+		return qemu.New(qemu.Options{Accel: accel, Jail: p.Jail, Agent: p.Agent, Cache: guest, Logger: log})
+	}
+	return []engine.Engine{
+		machines(qemu.KVM),
+		gvisor.New(gvisor.Options{Sandbox: p.Sandbox, Agent: p.Agent, Logger: log}),
+		machines(qemu.TCG),
+	}
 }
 
-// EngineByName returns an engine, for a shim.
+// EngineNames returns the names of the engines there are, the preferred first.
+func EngineNames() []string { return []string{qemu.Name, gvisor.Name, qemu.EmulatedName} }
+
+// EngineByName returns an engine, for a shim. What it boots is kept in the
+// directory guest.
 //
 // Errors: UnsupportedEngine.
-func EngineByName(name string, p Programs, log *slog.Logger) (engine.Engine, error) {
-	for _, e := range newEngines(p, log) {
+func EngineByName(name string, p Programs, guest string, log *slog.Logger) (engine.Engine, error) {
+	for _, e := range newEngines(p, guest, log) {
 		if e.Name() == name {
 			return e, nil
 		}

@@ -157,7 +157,7 @@ func open(opts Options) (_ *Runtime, err error) {
 	if rt.images, err = rt.openImages(); err != nil {
 		return nil, err
 	}
-	rt.engines = openEngines(opts.Programs, rt.path("engines.json"), opts.Log)
+	rt.engines = openEngines(opts.Programs, guestDir(opts.Home), rt.path("engines.json"), opts.Log)
 	return rt, nil
 }
 

@@ -218,6 +218,9 @@ func makeBoxDirs(dir string) error {
 	return nil
 }
 
+// guestDir is where what virtual machines are booted from is kept.
+func guestDir(home string) string { return filepath.Join(home, "guest") }
+
 // config says all that the shim needs to know.
 func (rt *Runtime) config(rec record, img image.Image, engineName string, rep engine.Report) shim.Config {
 	dir := rt.boxDir(rec.ID)
@@ -231,7 +234,7 @@ func (rt *Runtime) config(rec record, img image.Image, engineName string, rep en
 		workdir = img.Config.WorkingDir
 	}
 	return shim.Config{
-		Box: rec.ID, Dir: dir, Engine: engineName, Sandbox: rt.opts.Programs.Sandbox,
+		Box: rec.ID, Dir: dir, Engine: engineName, Sandbox: rt.opts.Programs.Sandbox, Jail: rt.opts.Programs.Jail, Guest: guestDir(rt.opts.Home),
 		Machine: engine.MachineSpec{
 			ID: container, Dir: filepath.Join(dir, "machine"), Hostname: hostname,
 			CPUs: rec.CPUs, Memory: rec.Options.Memory(), DiskSize: rec.Options.Disk(),

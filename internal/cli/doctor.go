@@ -54,7 +54,7 @@ func (m *commander) doctorCmd() *cobra.Command {
 		}
 		checks := append([]Check{homeCheck(c.Home, m.knobs.home, err)}, hostChecks(cmd.Context(), c.Home)...)
 		checks = append(checks, m.settingsCheck(c)...)
-		checks = append(checks, m.helperCheck("boxlite-sandbox"), m.helperCheck("boxlite-agent"))
+		checks = append(checks, m.helperCheck("boxlite-sandbox"), m.helperCheck("boxlite-jail"), m.helperCheck("boxlite-agent"))
 		if m.ProbeEngines != nil && err == nil {
 			checks = append(checks, m.ProbeEngines(cmd.Context(), c)...)
 		}

@@ -91,8 +91,8 @@ type boxLimits struct {
 }
 
 type engine struct {
-	Allowed   []string `toml:"allowed" enum:"gvisor,krun,qemu" doc:"Engines that boxes may run on, the preferred first: gvisor, krun, qemu. Without any: all that this host has." example:"[\"qemu\", \"gvisor\"]"`
-	Default   string   `toml:"default" enum:"auto,gvisor,krun,qemu" doc:"The engine of a box that names none. auto: the best that this host has, or the first of allowed that works."`
+	Allowed   []string `toml:"allowed" enum:"gvisor,qemu,qemu-tcg" doc:"Engines that boxes may run on, the preferred first: gvisor, qemu (with KVM, or emulated), qemu-tcg (only emulated). Without any: all that this host has." example:"[\"qemu\", \"gvisor\"]"`
+	Default   string   `toml:"default" enum:"auto,gvisor,qemu,qemu-tcg" doc:"The engine of a box that names none. auto: the best that this host has, or the first of allowed that works."`
 	Isolation string   `toml:"isolation" enum:"any,sandbox,vm,hardware-vm" doc:"The least isolation: any, sandbox (an application kernel or better, which all engines are), vm, hardware-vm."`
 }
 

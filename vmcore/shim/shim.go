@@ -53,6 +53,8 @@ type Config struct {
 	Dir     string             `json:"dir"`     // the box's directory, absolute
 	Engine  string             `json:"engine"`  // name of the engine to use
 	Sandbox string             `json:"sandbox"` // path of boxlite-sandbox
+	Jail    string             `json:"jail"`    // path of boxlite-jail
+	Guest   string             `json:"guest"`   // directory of what virtual machines are booted from
 	Machine engine.MachineSpec `json:"machine"`
 	Network *Network           `json:"network,omitempty"` // nil: loopback only
 

@@ -20,9 +20,6 @@ import (
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine/vm"
 )
 
-// kvmDevice is the host's hardware virtualisation.
-const kvmDevice = "/dev/kvm"
-
 // program returns the path of QEMU for the host's architecture.
 func program() (string, error) {
 	name := "qemu-system-" + vm.Architecture()

@@ -174,7 +174,7 @@ func (e *Engine) explain(err error) (reason, hint string) {
 	case errors.Is(err, errNoKVM), errors.Is(err, errNoVirt):
 		return reason, "Turn on virtualisation in the firmware, or nested virtualisation for this virtual machine; or use engine gvisor or qemu-tcg."
 	case errors.Is(err, vm.ErrNoKernel):
-		return reason, "Run: apt-get install linux-image-cloud-amd64, or put vmlinuz and modules into boot/ and lib/modules/ below guest/ beside boxlite-mcp."
+		return reason, "Run: apt-get install linux-image-cloud-amd64, or, to leave the boot menu of this host alone, scripts/guest-kernel DIR with DIR the directory guest beside boxlite-mcp."
 	case errors.Is(err, fs.ErrNotExist) && strings.Contains(reason, "mke2fs"):
 		return reason, "Run: apt-get install e2fsprogs."
 	case errors.Is(err, fs.ErrNotExist) && strings.Contains(reason, "qemu-system"):

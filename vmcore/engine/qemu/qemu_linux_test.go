@@ -36,13 +36,9 @@ func newEngine() *qemu.Engine {
 // build puts what a test needs into its environment.
 func build(t testing.TB, accel qemu.Accel) {
 	t.Helper()
-	root, err := testbin.ModuleRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for variable, value := range map[string]string{
 		accelVar: string(accel), jailVar: testbin.Path(t, "boxlite-jail"), agentVar: testbin.Path(t, "boxlite-agent"),
-		cacheVar: t.TempDir(), kernelVar: filepath.Join(root, "build", "guest"),
+		cacheVar: t.TempDir(), kernelVar: filepath.Join(filepath.Dir(testbin.Path(t, "boxlite-jail")), "guest"),
 	} {
 		t.Setenv(variable, value)
 	}
@@ -52,14 +48,4 @@ func build(t testing.TB, accel qemu.Accel) {
 func TestContract(t *testing.T) {
 	build(t, qemu.TCG)
 	enginetest.Run(t, newEngine(), enginetest.Config{Agent: os.Getenv(agentVar), Patience: 90 * time.Second})
-}
-
-// TestContractWithKVM runs it where the host has hardware virtualisation.
-func TestContractWithKVM(t *testing.T) {
-	build(t, qemu.KVM)
-	e := newEngine()
-	if r := e.Probe(t.Context()); !r.Usable {
-		t.Skipf("not usable: %s %s", r.Reason, r.Hint)
-	}
-	enginetest.Run(t, e, enginetest.Config{Agent: os.Getenv(agentVar)})
 }

@@ -48,6 +48,18 @@ func FindKernel(places ...string) (Kernel, error) {
 	return Kernel{}, errors.Join(append([]error{ErrNoKernel}, problems...)...)
 }
 
+// Images returns the images of all kernels in the places, whether or not they
+// serve.
+func Images(places ...string) []string {
+	var images []string
+	for _, place := range places {
+		for _, k := range kernelsIn(place) {
+			images = append(images, k.Image)
+		}
+	}
+	return images
+}
+
 // kernelsIn returns what looks like a kernel, those for virtual machines first.
 func kernelsIn(place string) []Kernel {
 	var found []Kernel
