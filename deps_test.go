@@ -100,7 +100,6 @@ var mayUse = map[string][]string{
 	"github.com/google/go-containerregistry": {"vmcore/image", "internal/testimage"},
 	"github.com/erofs/go-erofs":              {"vmcore/image"},
 	"github.com/klauspost/compress":          {"vmcore/image"},
-	"github.com/mdlayher/vsock":              {"agent", "vmcore/engine"},
 	"github.com/jsimonetti/rtnetlink/v2":     {"agent/guest/vm"},
 	"github.com/cavaliergopher/cpio":         {"vmcore/engine/vm"},
 	"github.com/creack/pty":                  {"agent", "cmd", "internal/cli"},

@@ -44,7 +44,7 @@ func hostKey(p Programs) string {
 	boot, _ := proc.BootID()
 	h := sha256.New()
 	fmt.Fprintln(h, "1", boot, os.Geteuid(), runtime.GOARCH)
-	for _, path := range append([]string{p.Sandbox, p.Jail, p.Agent}, qemu.Parts(p.Jail)...) {
+	for _, path := range append([]string{p.Sandbox, p.Jail, p.QEMU, p.Agent}, qemu.Parts(p.Jail)...) {
 		if st, err := os.Stat(path); err == nil {
 			fmt.Fprintln(h, path, st.Size(), st.ModTime().UnixNano())
 		}

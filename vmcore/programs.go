@@ -18,6 +18,7 @@ type Programs struct {
 	Helper  string `json:"helper"`  // boxlite-mcp; run as "boxlite-mcp shim"
 	Sandbox string `json:"sandbox"` // boxlite-sandbox, for engine gvisor
 	Jail    string `json:"jail"`    // boxlite-jail, for engines that boot virtual machines
+	QEMU    string `json:"qemu"`    // QEMU for this host's architecture; "" where there is none
 	Agent   string `json:"agent"`   // boxlite-agent, which runs in the boxes; static
 }
 
@@ -43,6 +44,9 @@ func (p Programs) find() (Programs, error) {
 			return p, err
 		}
 	}
+	if p.QEMU == "" {
+		p.QEMU = qemu.Find()
+	}
 	return p, nil
 }
 
@@ -63,7 +67,7 @@ func findProgram(beside, name string) (string, error) {
 // preferred. What they boot is kept in the directory guest, "" for nowhere.
 func newEngines(p Programs, guest string, log *slog.Logger) []engine.Engine {
 	machines := func(accel qemu.Accel) engine.Engine {
-		return qemu.New(qemu.Options{Accel: accel, Jail: p.Jail, Agent: p.Agent, Cache: guest, Logger: log})
+		return qemu.New(qemu.Options{Accel: accel, Program: p.QEMU, Jail: p.Jail, Agent: p.Agent, Cache: guest, Logger: log})
 	}
 	return []engine.Engine{
 		machines(qemu.KVM),

@@ -234,7 +234,7 @@ func (rt *Runtime) config(rec record, img image.Image, engineName string, rep en
 		workdir = img.Config.WorkingDir
 	}
 	return shim.Config{
-		Box: rec.ID, Dir: dir, Engine: engineName, Sandbox: rt.opts.Programs.Sandbox, Jail: rt.opts.Programs.Jail, Guest: guestDir(rt.opts.Home),
+		Box: rec.ID, Dir: dir, Engine: engineName, Sandbox: rt.opts.Programs.Sandbox, Jail: rt.opts.Programs.Jail, QEMU: rt.opts.Programs.QEMU, Guest: guestDir(rt.opts.Home),
 		Machine: engine.MachineSpec{
 			ID: container, Dir: filepath.Join(dir, "machine"), Hostname: hostname,
 			CPUs: rec.CPUs, Memory: rec.Options.Memory(), DiskSize: rec.Options.Disk(),

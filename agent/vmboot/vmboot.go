@@ -44,19 +44,10 @@ const (
 	CmdWork   = "work"   // followed by a number of rounds: do [Work]; answers "ok" and nanoseconds
 )
 
-// How the two channels reach the machine.
+// The names of the virtio-serial ports that carry the channels.
 const (
-	Serial = "serial" // virtio-serial ports with the names below
-	Vsock  = "vsock"  // vsock ports with the numbers below, on which the machine listens
-)
-
-// The channels' names and numbers.
-const (
-	ControlPortName = "boxlite.agent"
-	EnginePortName  = "boxlite.engine"
-
-	ControlVsockPort = 1024
-	EngineVsockPort  = 1025
+	ControlPort = "boxlite.agent"
+	EnginePort  = "boxlite.engine"
 )
 
 // The virtio-blk serial numbers of the machine's disks.
@@ -69,7 +60,6 @@ const (
 type Config struct {
 	Version   int    `json:"v"`
 	Hostname  string `json:"host"`
-	Channel   string `json:"ch"`            // Serial or Vsock
 	Processes int    `json:"pids"`          // most processes of the box
 	Time      int64  `json:"time"`          // nanoseconds since 1970, about now
 	NIC       *NIC   `json:"nic,omitempty"` // nil: loopback only

@@ -7,7 +7,7 @@ import (
 )
 
 func TestConfigOnCommandLine(t *testing.T) {
-	want := Config{Version: Version, Hostname: "a box's \"name\"", Channel: Serial, Processes: 64, Time: 1 << 60,
+	want := Config{Version: Version, Hostname: "a box's \"name\"", Processes: 64, Time: 1 << 60,
 		NIC: &NIC{MTU: 9000, Address: netip.MustParsePrefix("10.0.0.2/30"), Gateway: netip.MustParseAddr("10.0.0.1")}}
 	got, err := FromCommandLine("quiet " + Parameter + "=" + want.Encode() + " panic=-1 -- vm\n")
 	if err != nil || !reflect.DeepEqual(got, want) {

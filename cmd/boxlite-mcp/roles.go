@@ -135,7 +135,8 @@ func runShim(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) err
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	eng, err := vmcore.EngineByName(cfg.Engine, vmcore.Programs{Sandbox: cfg.Sandbox, Jail: cfg.Jail, Agent: cfg.Machine.Agent}, cfg.Guest, log)
+	eng, err := vmcore.EngineByName(cfg.Engine,
+		vmcore.Programs{Sandbox: cfg.Sandbox, Jail: cfg.Jail, QEMU: cfg.QEMU, Agent: cfg.Machine.Agent}, cfg.Guest, log)
 	if err != nil {
 		return err
 	}

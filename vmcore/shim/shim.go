@@ -54,6 +54,7 @@ type Config struct {
 	Engine  string             `json:"engine"`  // name of the engine to use
 	Sandbox string             `json:"sandbox"` // path of boxlite-sandbox
 	Jail    string             `json:"jail"`    // path of boxlite-jail
+	QEMU    string             `json:"qemu"`    // path of QEMU, "" where there is none
 	Guest   string             `json:"guest"`   // directory of what virtual machines are booted from
 	Machine engine.MachineSpec `json:"machine"`
 	Network *Network           `json:"network,omitempty"` // nil: loopback only

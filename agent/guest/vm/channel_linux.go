@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlite-mcp/boxlite-mcp/agent/guest"
@@ -27,7 +26,7 @@ const (
 const deviceTime = 10 * time.Second
 
 // openPort opens the virtio-serial port with a name.
-func openPort(name string, _ uint32) (net.Conn, error) {
+func openPort(name string) (net.Conn, error) {
 	var fd int
 	err := await("the port "+name, func() (err error) {
 		names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
@@ -43,29 +42,6 @@ func openPort(name string, _ uint32) (net.Conn, error) {
 		return nil, err
 	}
 	return guest.Inherited(fd)
-}
-
-// acceptVsock takes one connection from the host on a port, and no other.
-func acceptVsock(name string, port uint32) (net.Conn, error) {
-	var l *vsock.Listener
-	err := await("vsock", func() (err error) {
-		l, err = vsock.ListenContextID(unix.VMADDR_CID_ANY, port, nil)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer l.Close()
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			return nil, fmt.Errorf("accept %s: %w", name, err)
-		}
-		if from, ok := conn.RemoteAddr().(*vsock.Addr); ok && from.ContextID == vsock.Host {
-			return conn, nil
-		}
-		conn.Close()
-	}
 }
 
 // await tries until it succeeds or deviceTime is over.

@@ -23,11 +23,10 @@ func Main(ctx context.Context) error {
 	if os.Getpid() != 1 {
 		return errors.New("this is for the first process of a virtual machine")
 	}
-	cfg, err := setUp()
-	if err != nil {
+	if err := setUp(); err != nil {
 		return err
 	}
-	control, engine, err := openChannels(cfg.Channel) // while there is a /dev to find them in
+	control, engine, err := openChannels() // while there is a /dev to find them in
 	if err != nil {
 		return err
 	}
@@ -54,33 +53,33 @@ func Main(ctx context.Context) error {
 
 // setUp brings the machine to where its devices are there and it is who it is
 // to be.
-func setUp() (vmboot.Config, error) {
-	var cfg vmboot.Config
+func setUp() error {
 	for _, m := range []struct{ kind, path string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
 		if err := mount(m.kind, m.path, m.kind, 0, ""); err != nil {
-			return cfg, err
+			return err
 		}
 	}
 	line, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
-		return cfg, err
+		return err
 	}
-	if cfg, err = vmboot.FromCommandLine(string(line)); err != nil {
-		return cfg, err
+	cfg, err := vmboot.FromCommandLine(string(line))
+	if err != nil {
+		return err
 	}
 	if err := loadModules("/modules"); err != nil {
-		return cfg, err
+		return err
 	}
 	if err := setClock(cfg.Time); err != nil {
-		return cfg, err
+		return err
 	}
 	if err := unix.Sethostname([]byte(cfg.Hostname)); err != nil {
-		return cfg, fmt.Errorf("set the host name: %w", err)
+		return fmt.Errorf("set the host name: %w", err)
 	}
 	if err := setUpNetwork(cfg.NIC); err != nil {
-		return cfg, err
+		return err
 	}
-	return cfg, setUpCgroups(cfg.Processes)
+	return setUpCgroups(cfg.Processes)
 }
 
 func mount(source, target, kind string, flags uintptr, data string) error {
@@ -124,14 +123,10 @@ func setUpCgroups(processes int) error {
 }
 
 // openChannels opens the agent's and the engine's channel.
-func openChannels(how string) (control, engine net.Conn, err error) {
-	open := map[string]func(name string, port uint32) (net.Conn, error){vmboot.Serial: openPort, vmboot.Vsock: acceptVsock}[how]
-	if open == nil {
-		return nil, nil, fmt.Errorf("unknown channel %q", how)
-	}
-	if engine, err = open(vmboot.EnginePortName, vmboot.EngineVsockPort); err != nil {
+func openChannels() (control, engine net.Conn, err error) {
+	if engine, err = openPort(vmboot.EnginePort); err != nil {
 		return nil, nil, err
 	}
-	control, err = open(vmboot.ControlPortName, vmboot.ControlVsockPort)
+	control, err = openPort(vmboot.ControlPort)
 	return control, engine, err
 }

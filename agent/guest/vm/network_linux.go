@@ -1,9 +1,11 @@
 package vm
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/jsimonetti/rtnetlink/v2"
 	"golang.org/x/sys/unix"
@@ -28,6 +30,10 @@ func setUpNetwork(nic *vmboot.NIC) error {
 	const name = "eth0"
 	if err := await("the interface "+name, func() error { _, err := net.InterfaceByName(name); return err }); err != nil {
 		return err
+	}
+	// The gateway has no IPv6: do not let the kernel look for neighbours there.
+	if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("turn IPv6 off: %w", err)
 	}
 	if err := bringUp(conn, name, nic.MTU); err != nil {
 		return err

@@ -20,14 +20,12 @@ import (
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine/vm"
 )
 
-// program returns the path of QEMU for the host's architecture.
-func program() (string, error) {
-	name := "qemu-system-" + vm.Architecture()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return "", fmt.Errorf("%s is not installed: %w", name, os.ErrNotExist)
+// program returns the path of QEMU.
+func (e *Engine) program() (string, error) {
+	if e.opts.Program == "" {
+		return "", fmt.Errorf("%s is not installed: %w", programName(), os.ErrNotExist)
 	}
-	return path, nil
+	return e.opts.Program, nil
 }
 
 // A commandLine is QEMU's, with the descriptors that it names.
@@ -66,8 +64,8 @@ func newCommandLine(accel Accel, spec engine.MachineSpec, f files) *commandLine 
 	c.disk("base", vmboot.BaseDisk, f.base, true)
 	c.disk("layer", vmboot.LayerDisk, f.layer, false)
 	c.add("-device", "virtio-serial-pci,id=ports,max_ports=4")
-	c.port(1, "control", vmboot.ControlPortName, f.control)
-	c.port(2, "channel", vmboot.EnginePortName, f.channel)
+	c.port(1, "control", vmboot.ControlPort, f.control)
+	c.port(2, "channel", vmboot.EnginePort, f.channel)
 	c.add("-object", "rng-builtin,id=random", "-device", "virtio-rng-pci,rng=random")
 	if f.nic != nil {
 		c.add("-netdev", "dgram,id=net,local.type=fd,local.str="+c.give(f.nic),
@@ -118,7 +116,7 @@ func (c *commandLine) port(number int, id, name string, f *os.File) {
 }
 
 func kernelArguments(accel Accel, spec engine.MachineSpec) string {
-	cfg := vmboot.Config{Hostname: spec.Hostname, Channel: vmboot.Serial, Processes: spec.Processes, Time: time.Now().UnixNano()}
+	cfg := vmboot.Config{Hostname: spec.Hostname, Processes: spec.Processes, Time: time.Now().UnixNano()}
 	if spec.NIC != nil {
 		cfg.NIC = &vmboot.NIC{MTU: spec.NIC.MTU, Address: spec.NIC.Address, Gateway: spec.NIC.Gateway}
 	}

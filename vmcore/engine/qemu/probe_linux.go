@@ -33,7 +33,7 @@ func (e *Engine) Probe(ctx context.Context) engine.Report {
 		r.Reason, r.Hint = e.explain(err)
 		return r
 	}
-	r.Version = version(ctx)
+	r.Version = e.version(ctx)
 	if e.opts.Accel == KVM {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, kvmProbeTime)
@@ -72,7 +72,7 @@ func (e *Engine) check() error {
 			return errNoVirt
 		}
 	}
-	if _, err := program(); err != nil {
+	if _, err := e.program(); err != nil {
 		return err
 	}
 	if _, err := vm.FindKernel(e.opts.Kernels...); err != nil {
@@ -110,12 +110,8 @@ func hasFlag(cpuinfo string, names ...string) bool {
 }
 
 // version returns QEMU's and the guest kernel's.
-func version(ctx context.Context) string {
-	qemu, err := program()
-	if err != nil {
-		return ""
-	}
-	out, err := exec.CommandContext(ctx, qemu, "-version").Output()
+func (e *Engine) version(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, e.opts.Program, "-version").Output()
 	if err != nil {
 		return ""
 	}

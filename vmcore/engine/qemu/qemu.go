@@ -52,6 +52,10 @@ const (
 type Options struct {
 	Accel Accel
 
+	// Program is the absolute path of QEMU for the host's architecture. "": the
+	// one in PATH.
+	Program string
+
 	// Jail is the absolute path of the boxlite-jail executable.
 	Jail string
 

@@ -26,10 +26,13 @@ type Engine struct {
 	opts Options
 }
 
-// New returns the engine. It touches nothing.
+// New returns the engine. It looks for QEMU, and touches nothing.
 func New(opts Options) *Engine {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Program == "" {
+		opts.Program = Find()
 	}
 	if len(opts.Kernels) == 0 {
 		opts.Kernels = vm.Places(filepath.Dir(opts.Jail))
@@ -260,7 +263,7 @@ func socketPair() (net.Conn, *os.File, error) {
 
 // launch starts QEMU, and whoever waits for its end.
 func (m *machine) launch(e *Engine, r *resources) error {
-	qemu, err := program()
+	qemu, err := e.program()
 	if err != nil {
 		return err
 	}
