@@ -31,7 +31,8 @@ func newWorld(t *testing.T) *world {
 	w := &world{image: "oci:" + imagetest.Layout(t, imagetest.Busybox(), ""), opts: vmcore.Options{
 		Home: t.TempDir(), Version: "test",
 		Programs: vmcore.Programs{
-			Helper: testbin.Path(t, "boxlite-mcp"), Sandbox: testbin.Path(t, "boxlite-sandbox"), Agent: testbin.Path(t, "boxlite-agent"),
+			Helper: testbin.Path(t, "boxlite-mcp"), Sandbox: testbin.Path(t, "boxlite-sandbox"),
+			Jail: testbin.Path(t, "boxlite-jail"), Agent: testbin.Path(t, "boxlite-agent"),
 		},
 	}}
 	if testing.Verbose() {
@@ -64,7 +65,7 @@ func (w *world) open(t *testing.T) *vmcore.Runtime {
 
 func (w *world) create(t *testing.T, rt *vmcore.Runtime, name string) *vmcore.Box {
 	t.Helper()
-	opts := boxlite.BoxOptions{Image: w.image, AutoRemove: new(false), MemoryMiB: 256}
+	opts := boxlite.BoxOptions{Image: w.image, AutoRemove: new(false), MemoryMiB: 256, Engine: os.Getenv("BOXLITE_ENGINE")}
 	box, err := rt.Create(t.Context(), opts, name)
 	if err != nil {
 		t.Fatal(err)

@@ -134,7 +134,8 @@ func (w *world) runtime() *vmcore.Runtime {
 		registries = append(registries, reg)
 	}
 	opts := vmcore.Options{Home: w.home, Registries: registries, Programs: vmcore.Programs{
-		Helper: filepath.Join(w.bin, "boxlite-mcp"), Sandbox: filepath.Join(w.bin, "boxlite-sandbox"), Agent: filepath.Join(w.bin, "boxlite-agent"),
+		Helper: filepath.Join(w.bin, "boxlite-mcp"), Sandbox: filepath.Join(w.bin, "boxlite-sandbox"),
+		Jail: filepath.Join(w.bin, "boxlite-jail"), Agent: filepath.Join(w.bin, "boxlite-agent"),
 	}}
 	rt, err := vmcore.Open(context.Background(), opts)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -37,9 +38,10 @@ type world struct {
 	embedded *vmcore.Runtime // this process has the home; nil: a daemon has it
 
 	mu      sync.Mutex
-	owners  map[int]bool // guarded by mu; pids that the engine may have named a control group after
-	fronts  []*front     // guarded by mu
-	unclean bool         // guarded by mu; nothing is audited: the test says why
+	qemus   map[proc.ID]string // guarded by mu; every QEMU that was seen, and its box
+	owners  map[int]bool       // guarded by mu; pids that the engine may have named a control group after
+	fronts  []*front           // guarded by mu
+	unclean bool               // guarded by mu; nothing is audited: the test says why
 }
 
 // busyboxRegistry serves the small image to all tests of the process.
@@ -55,8 +57,11 @@ func newWorldAt(t testing.TB, home string) *world {
 	t.Helper()
 	bin, reg := testbin.All(t), busyboxRegistry()
 	w := &world{t: t, bin: bin, home: home, registries: []string{reg.host}, image: reg.image,
-		owners: map[int]bool{}}
+		owners: map[int]bool{}, qemus: map[proc.ID]string{}}
 	w.env = []string{"PATH=/usr/bin:/bin", "HOME=" + filepath.Dir(home)}
+	if engine := os.Getenv("BOXLITE_ENGINE"); engine != "" { // the same tests on another engine
+		w.env = append(w.env, "BOXLITE_ENGINE="+engine)
+	}
 	t.Cleanup(w.close)
 	return w
 }
@@ -133,7 +138,7 @@ func (w *world) endDaemon() {
 // A process is one that serves the home: its arguments name it.
 type process struct {
 	id   proc.ID
-	role string // "daemon", "shim", "sandbox", or "client" for front ends and the command line
+	role string // "daemon", "shim", "sandbox" (whatever the machine is), or "client" for front ends and the command line
 	box  string // of shims and sandboxes
 	args []string
 }
@@ -162,6 +167,48 @@ func (w *world) processes() []process {
 		}
 	}
 	w.note(all)
+	return append(all, w.virtualMachines(all)...)
+}
+
+// virtualMachines returns the processes that are virtual machines: children of
+// the shims, which know no path of the home, and such as were seen before.
+func (w *world) virtualMachines(all []process) []process {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range all {
+		if p.role != "shim" {
+			continue
+		}
+		for _, pid := range childrenOf(p.id.PID) {
+			if id, err := proc.Of(pid); err == nil {
+				w.qemus[id] = p.box
+			}
+		}
+	}
+	var found []process
+	for id, box := range w.qemus {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", id.PID))
+		args := strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
+		name := filepath.Base(args[0])
+		if err == nil && id.Alive() && (name == "boxlite-jail" || strings.HasPrefix(name, "qemu-system-")) {
+			found = append(found, process{id: id, role: "sandbox", box: box, args: args})
+		}
+	}
+	return found
+}
+
+// childrenOf returns the processes that a process has started.
+func childrenOf(pid int) []int {
+	var all []int
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, list := range lists {
+		data, _ := os.ReadFile(list)
+		for field := range strings.FieldsSeq(string(data)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				all = append(all, child)
+			}
+		}
+	}
 	return all
 }
 
