@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
 )
 
 // configure writes the operator's configuration, as an editor does.
@@ -276,6 +278,12 @@ func TestToolsFollowTheConfigurationAndTheFlags(t *testing.T) {
 	}
 	if err := late.call(t.Context(), "box_remove", args{"box": box}, nil); !refusedBy(t, err, "tools.read_only = true") {
 		t.Errorf("box_remove after a mistake: %v", err)
+	}
+	if !eventually(10*time.Second, func() bool {
+		r, err := f.session.CallTool(t.Context(), &mcp.CallToolParams{Name: "box_list", Arguments: args{}})
+		return err == nil && strings.Contains(text(r), "there is a mistake in the operator's configuration")
+	}) {
+		t.Error("the agent is not told that the operator's word is an old one")
 	}
 	w.configure("")
 	if !eventually(10*time.Second, func() bool { return f.call(t.Context(), "box_remove", args{"box": box}, nil) == nil }) {
