@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // that is tested with real machines in internal/e2e.
 func open(t *testing.T, opts sessions.Options) *sessions.Manager {
 	t.Helper()
-	none := vmcore.Programs{Helper: "/bin/false", Sandbox: "/bin/false", Agent: "/bin/false"}
+	none := vmcore.Programs{Helper: "/bin/false", Sandbox: "/bin/false", Jail: "/bin/false", Agent: "/bin/false"}
 	rt, err := vmcore.Open(t.Context(), vmcore.Options{Home: t.TempDir(), Programs: none})
 	if err != nil {
 		t.Fatal(err)

@@ -31,7 +31,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{image: "oci:" + imagetest.Layout(t, imagetest.Busybox(), ""), opts: vmcore.Options{
 		Home: t.TempDir(), Version: "test",
 		Programs: vmcore.Programs{
-			Helper: testbin.Path(t, "boxlite-mcp"), Sandbox: testbin.Path(t, "boxlite-sandbox"), Agent: testbin.Path(t, "boxlite-agent"),
+			Helper: testbin.Path(t, "boxlite-mcp"), Sandbox: testbin.Path(t, "boxlite-sandbox"), Jail: testbin.Path(t, "boxlite-jail"), Agent: testbin.Path(t, "boxlite-agent"),
 		},
 	}}
 	if testing.Verbose() {
