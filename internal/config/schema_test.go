@@ -250,7 +250,7 @@ func TestValuesSayWhereTheyComeFrom(t *testing.T) {
 
 func TestTheDefaultEngineIsAllowed(t *testing.T) {
 	for text, wrong := range map[string]bool{
-		`default = "gvisor"`: false,
+		`default = "gvisor"`:                           false,
 		"allowed = [\"gvisor\"]\ndefault = \"gvisor\"": false,
 		"allowed = [\"qemu\"]\ndefault = \"qemu-tcg\"": false,
 		"allowed = [\"qemu-tcg\"]\ndefault = \"qemu\"": false,
