@@ -265,6 +265,12 @@ func TestToolsFollowTheConfigurationAndTheFlags(t *testing.T) {
 		t.Errorf("config show: %s, %v", out, err)
 	}
 
+	if !eventually(10*time.Second, func() bool { // the daemon looks for itself
+		text, err := os.ReadFile(filepath.Join(w.home, "config.in-force.toml"))
+		return err == nil && string(text) == "[tools]\nread_only = true\n"
+	}) {
+		t.Error("the daemon did not read the file again")
+	}
 	w.configure("[tools]\nread_onl = false\n") // a mistake
 	if _, err := w.cli("config", "show"); err == nil || !strings.Contains(err.Error(), "config.toml:2: tools.read_onl") {
 		t.Errorf("config show: %v", err)
