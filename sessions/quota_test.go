@@ -11,7 +11,7 @@ import (
 // accountant returns a session with limits, over an empty home.
 func accountant(t *testing.T, limits Limits) *Session {
 	t.Helper()
-	rt, err := vmcore.Open(t.Context(), vmcore.Options{Home: t.TempDir(), Programs: vmcore.Programs{Helper: "/bin/false", Sandbox: "/bin/false", Agent: "/bin/false"}})
+	rt, err := vmcore.Open(t.Context(), vmcore.Options{Home: t.TempDir(), Programs: vmcore.Programs{Helper: "/bin/false", Sandbox: "/bin/false", Jail: "/bin/false", Agent: "/bin/false"}})
 	if err != nil {
 		t.Fatal(err)
 	}

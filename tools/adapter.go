@@ -39,6 +39,11 @@ func newAdapter(s *Server) *adapter {
 		emptyQueue() // where nothing can be subscribed to, the acknowledgement is followed by the answer at once
 	})
 	hooks.AddAfterListTools(s.leaveOut)
+	hooks.AddAfterListPrompts(func(_ context.Context, _ any, _ *mcp.ListPromptsRequest, list *mcp.ListPromptsResult) {
+		if !s.enabled().all() { // they speak of tools that are not there
+			list.Prompts = []mcp.Prompt{}
+		}
+	})
 	m := server.NewMCPServer("boxlite-mcp", s.opts.Version,
 		server.WithHooks(hooks),
 		server.WithTitle("BoxLite: isolated Linux boxes"),

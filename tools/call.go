@@ -111,5 +111,9 @@ func (s *Server) once(ctx context.Context, t *tool, raw json.RawMessage, p *prog
 		return result{}, err
 	}
 	c.svc = svc
-	return t.call(ctx, c, raw)
+	r, err := t.call(ctx, c, raw)
+	if err == nil && t.name == "box_list" && enabled.Note != "" {
+		r.text += "\nNote: " + enabled.Note
+	}
+	return r, err
 }

@@ -164,9 +164,33 @@ func TestTheOperatorSwitchesToolsOffAndOn(t *testing.T) {
 			t.Errorf("%+v: %s: %s", step.enabled, step.call, textOf(r))
 		}
 	}
+	now.Store(&tools.Enabled{Toolsets: tools.Toolsets, Note: "something is wrong."})
+	if r := callTool(t, s, "box_list", "{}"); r.IsError || !strings.HasSuffix(textOf(r), "\nNote: something is wrong.") {
+		t.Errorf("box_list: %s", textOf(r))
+	}
 	now.Store(&tools.Enabled{Toolsets: tools.Toolsets, ReadOnly: true})
 	if r := callTool(t, s, "file_read", `{"box":"dev","path":"/x"}`); !r.IsError || f.count("start") > 1 {
 		t.Errorf("a box was started to be read: %s", textOf(r))
+	}
+}
+
+func TestPromptsAreThereOnlyWithAllTools(t *testing.T) {
+	var now atomic.Pointer[tools.Enabled]
+	s := connect(t, newServer(t, newFake(), tools.Options{Enabled: func() tools.Enabled { return *now.Load() }}), nil)
+	for _, step := range []struct {
+		enabled tools.Enabled
+		want    bool
+	}{
+		{tools.Enabled{Toolsets: tools.Toolsets}, true},
+		{tools.Enabled{Toolsets: tools.Toolsets, ReadOnly: true}, false},
+		{tools.Enabled{Toolsets: tools.Toolsets[1:]}, false},
+		{tools.Enabled{Toolsets: tools.Toolsets}, true},
+	} {
+		now.Store(&step.enabled)
+		list, err := s.ListPrompts(t.Context(), nil)
+		if err != nil || len(list.Prompts) > 0 != step.want {
+			t.Errorf("%+v: %+v, %v", step.enabled, list, err)
+		}
 	}
 }
 

@@ -73,6 +73,12 @@ type Options struct {
 type Enabled struct {
 	ReadOnly bool
 	Toolsets []string // of [Toolsets]
+	Note     string   // what a client should know of the operator's wishes; box_list says it; "": nothing
+}
+
+// all reports whether the operator wants all tools.
+func (e Enabled) all() bool {
+	return !e.ReadOnly && !slices.ContainsFunc(Toolsets, func(set string) bool { return !slices.Contains(e.Toolsets, set) })
 }
 
 // refuses returns the operator's refusal of a tool, nil if he wants it.

@@ -31,5 +31,8 @@ func (b *Box) SettleUnder(ctx context.Context) error {
 	return err
 }
 
+// Engines returns the engines to try for a box that wants the named one.
+func (r EngineRules) Engines(name string) ([]string, error) { return r.engines(name) }
+
 // Runtime returns the runtime of the box.
 func (b *Box) Runtime() *Runtime { return b.rt }

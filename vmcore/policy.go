@@ -243,6 +243,10 @@ func (r EngineRules) engines(name string) ([]string, error) {
 	case slices.ContainsFunc(r.Allowed, func(allowed string) bool { return covers(allowed, name) }):
 		return []string{name}, nil
 	}
+	some := slices.DeleteFunc(slices.Clone(r.Allowed), func(allowed string) bool { return !covers(name, allowed) })
+	if len(some) > 0 { // of a family, as a box wants it that has run on one of it
+		return some, nil
+	}
 	return nil, denied("choose engine", name, "Leave the engine out, or choose one of: "+strings.Join(r.Allowed, ", ")+".",
 		"engine.allowed = [%s] in config.toml does not have it", strings.Join(r.Allowed, ", "))
 }

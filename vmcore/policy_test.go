@@ -202,6 +202,28 @@ func TestBoxesRunOnWhatTheOperatorAllows(t *testing.T) {
 	}
 }
 
+// A name may be a family's, such as qemu for qemu-tcg.
+func TestWhatIsAllowedOfAFamilyIsTried(t *testing.T) {
+	for _, c := range []struct {
+		allowed []string
+		name    string
+		want    string // "": denied
+	}{
+		{nil, "qemu", "qemu"},
+		{nil, "auto", "auto"},
+		{[]string{"qemu-tcg", "gvisor"}, "auto", "qemu-tcg gvisor"},
+		{[]string{"qemu"}, "qemu-tcg", "qemu-tcg"},
+		{[]string{"gvisor", "qemu-tcg"}, "qemu", "qemu-tcg"}, // as a box wants it that has run there
+		{[]string{"qemu-tcg"}, "gvisor", ""},
+		{[]string{"qemu"}, "qe", ""},
+	} {
+		got, err := vmcore.EngineRules{Allowed: c.allowed}.Engines(c.name)
+		if strings.Join(got, " ") != c.want || (boxlite.KindOf(err) == boxlite.Denied) != (c.want == "") {
+			t.Errorf("%s of %v: %v, %v", c.name, c.allowed, got, err)
+		}
+	}
+}
+
 // A ceiling that was lowered while nobody owned the home counts for the boxes
 // that went on; nothing left is nothing, and not the public Internet.
 func TestALowerCeilingMeetsBoxesThatWentOn(t *testing.T) {

@@ -82,10 +82,10 @@ func toolOptions(c cli.Config, log *slog.Logger) (tools.Options, error) {
 	if err != nil {
 		return tools.Options{}, err
 	}
-	if wrong != nil {
-		e.warn(wrong)
-	}
 	e.now = enabledBy(f)
+	if wrong != nil {
+		e.keep(wrong)
+	}
 	o := tools.Options{Version: cli.Version().String(), Log: log, ReadOnly: c.ReadOnly, Enabled: e.get}
 	if len(c.Toolsets) > 0 {
 		o.Toolsets = c.Toolsets
@@ -115,14 +115,17 @@ func (e *enabledTools) get() tools.Enabled {
 	}
 	f, err := config.Open(e.follow.Path())
 	if err != nil {
-		e.warn(err)
+		e.keep(err)
 		return e.now
 	}
 	e.now = enabledBy(f)
 	return e.now
 }
 
-func (e *enabledTools) warn(err error) {
+// keep says that what is in force stays, because of a mistake, to the log and to
+// clients.
+func (e *enabledTools) keep(err error) {
+	e.now.Note = "there is a mistake in the operator's configuration, and what counted before still does. The operator sees more with boxlite-mcp config check."
 	e.log.Error("the configuration has a mistake, and what was before still counts", "kind", boxlite.KindOf(err), "err", err)
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
@@ -165,13 +166,18 @@ func (f *File) engines(ps *Problems) vmcore.EngineRules {
 	r := vmcore.EngineRules{Allowed: e.Allowed, Default: e.Default}
 	if e.Default == "auto" {
 		r.Default = ""
-	} else if len(e.Allowed) > 0 && !slices.Contains(e.Allowed, e.Default) {
+	} else if len(e.Allowed) > 0 && !slices.ContainsFunc(e.Allowed, func(a string) bool { return kin(a, e.Default) }) {
 		*ps = append(*ps, f.problem("engine.default", "Add it to engine.allowed, or choose another.", "%q is not in engine.allowed", e.Default))
 	}
 	if e.Isolation != "any" && e.Isolation != "sandbox" { // which every engine is
 		r.Isolation = e.Isolation
 	}
 	return r
+}
+
+// kin reports whether one engine is the other, or of its family: qemu-tcg of qemu.
+func kin(a, b string) bool {
+	return a == b || strings.HasPrefix(a, b+"-") || strings.HasPrefix(b, a+"-")
 }
 
 func (f *File) principals() sessions.Policy {

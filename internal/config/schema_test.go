@@ -100,6 +100,14 @@ func TestDefaultsAreThoseOfWhoHoldsToThem(t *testing.T) {
 	if limits != (gateway.Limits{Connections: 512, Flows: 512, ConnectRate: 1000, LookupRate: 200}) { // as gateway documents
 		t.Errorf("networks: %+v", limits)
 	}
+	engines := slices.Sorted(slices.Values(vmcore.EngineNames()))
+	for key, want := range map[string][]string{"allowed": engines, "default": append([]string{"auto"}, engines...)} {
+		for _, e := range fields(reflect.ValueOf(f.settings.Engine)) {
+			if e.name == key && !slices.Equal(slices.Sorted(slices.Values(e.enum)), want) {
+				t.Errorf("engine.%s may be %v, and there are %v", key, e.enum, want)
+			}
+		}
+	}
 	if !slices.Equal(f.Tools().Toolsets, mcptools.Toolsets) || f.Tools().ReadOnly {
 		t.Errorf("tools: %+v, and there are %v", f.Tools(), mcptools.Toolsets)
 	}
@@ -237,6 +245,21 @@ func TestValuesSayWhereTheyComeFrom(t *testing.T) {
 	}
 	if n := len(keys()); len(got) != n {
 		t.Errorf("%d values of %d settings", len(got), n)
+	}
+}
+
+func TestTheDefaultEngineIsAllowed(t *testing.T) {
+	for text, wrong := range map[string]bool{
+		`default = "gvisor"`:                           false,
+		"allowed = [\"gvisor\"]\ndefault = \"gvisor\"": false,
+		"allowed = [\"qemu\"]\ndefault = \"qemu-tcg\"": false,
+		"allowed = [\"qemu-tcg\"]\ndefault = \"qemu\"": false,
+		"allowed = [\"qemu\"]\ndefault = \"gvisor\"":   true,
+	} {
+		_, err := parse("config.toml", []byte("[engine]\n"+text))
+		if ps := ProblemsOf(err); wrong != (len(ps) == 1 && ps[0].Key == "engine.default" && ps[0].Line == 3) || !wrong && err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 }
 

@@ -4,6 +4,10 @@
 // left to look after. Boxes do not need it: they go on without, and the next
 // daemon finds them.
 //
+// It keeps to the operator's configuration, <home>/config.toml, which package
+// config reads, and follows its changes; <home>/config.in-force.toml is a copy of
+// what counts.
+//
 // What it serves is package sessions'; how it is spoken to is package rpc's.
 // This package is the wiring and the life of the process.
 //

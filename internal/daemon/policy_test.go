@@ -67,7 +67,7 @@ func start(t *testing.T, config string) *home {
 	done := make(chan error, 1)
 	go func() {
 		done <- daemon.Run(ctx, daemon.Options{Home: dir, Version: "test", Linger: time.Hour, Log: slog.New(slog.NewTextHandler(h, nil)),
-			Programs: vmcore.Programs{Helper: "/bin/false", Sandbox: "/bin/false", Agent: "/bin/false"}})
+			Programs: vmcore.Programs{Helper: "/bin/false", Sandbox: "/bin/false", Jail: "/bin/false", Agent: "/bin/false"}})
 	}()
 	t.Cleanup(func() {
 		cancel()

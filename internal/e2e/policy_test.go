@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
 )
 
 // configure writes the operator's configuration, as an editor does.
@@ -263,6 +265,12 @@ func TestToolsFollowTheConfigurationAndTheFlags(t *testing.T) {
 		t.Errorf("config show: %s, %v", out, err)
 	}
 
+	if !eventually(10*time.Second, func() bool { // the daemon looks for itself
+		text, err := os.ReadFile(filepath.Join(w.home, "config.in-force.toml"))
+		return err == nil && string(text) == "[tools]\nread_only = true\n"
+	}) {
+		t.Error("the daemon did not read the file again")
+	}
 	w.configure("[tools]\nread_onl = false\n") // a mistake
 	if _, err := w.cli("config", "show"); err == nil || !strings.Contains(err.Error(), "config.toml:2: tools.read_onl") {
 		t.Errorf("config show: %v", err)
@@ -276,6 +284,12 @@ func TestToolsFollowTheConfigurationAndTheFlags(t *testing.T) {
 	}
 	if err := late.call(t.Context(), "box_remove", args{"box": box}, nil); !refusedBy(t, err, "tools.read_only = true") {
 		t.Errorf("box_remove after a mistake: %v", err)
+	}
+	if !eventually(10*time.Second, func() bool {
+		r, err := f.session.CallTool(t.Context(), &mcp.CallToolParams{Name: "box_list", Arguments: args{}})
+		return err == nil && strings.Contains(text(r), "there is a mistake in the operator's configuration")
+	}) {
+		t.Error("the agent is not told that the operator's word is an old one")
 	}
 	w.configure("")
 	if !eventually(10*time.Second, func() bool { return f.call(t.Context(), "box_remove", args{"box": box}, nil) == nil }) {
