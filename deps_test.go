@@ -36,7 +36,7 @@ var mayImport = map[string][]string{
 	"vmcore/engine/child":  {""}, // processes, whatever is in them
 	// What is the same in every virtual machine, and the engines that boot them.
 	"vmcore/engine/vm":   {"", "agent/vmboot", "vmcore/engine"},
-	"vmcore/engine/qemu": {"", "vmcore/engine", "vmcore/engine/child", "vmcore/engine/probe", "vmcore/engine/vm", "internal/jail"},
+	"vmcore/engine/qemu": {"", "agent/vmboot", "vmcore/engine", "vmcore/engine/child", "vmcore/engine/probe", "vmcore/engine/vm", "internal/jail"},
 	"internal/jail":      {},
 	"vmcore/enginetest":  {"", "agent", "vmcore/engine", "vmcore/image", "internal/testbin"},
 	"vmcore/image":       {""},

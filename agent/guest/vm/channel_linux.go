@@ -46,12 +46,16 @@ func openPort(name string) (net.Conn, error) {
 
 // await tries until it succeeds or deviceTime is over.
 func await(what string, try func() error) error {
-	for deadline := time.Now().Add(deviceTime); ; time.Sleep(time.Millisecond) {
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for deadline := time.After(deviceTime); ; {
 		err := try()
 		if err == nil {
 			return nil
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-again.C:
+		case <-deadline:
 			return fmt.Errorf("wait for %s: %w", what, err)
 		}
 	}

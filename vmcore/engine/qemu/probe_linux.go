@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -96,14 +97,8 @@ func (e *Engine) check() error {
 func hasFlag(cpuinfo string, names ...string) bool {
 	for line := range strings.Lines(cpuinfo) {
 		if key, list, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "flags" {
-			for flag := range strings.FieldsSeq(list) {
-				for _, name := range names {
-					if flag == name {
-						return true
-					}
-				}
-			}
-			return false
+			flags := strings.Fields(list)
+			return slices.ContainsFunc(names, func(name string) bool { return slices.Contains(flags, name) })
 		}
 	}
 	return false
