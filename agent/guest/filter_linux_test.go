@@ -64,6 +64,8 @@ func checkFilter(t *testing.T, denyClone3 bool) {
 		{"unshare, flag that is none", unix.SYS_UNSHARE, 1, unix.EINVAL},
 		{"unshare, nothing", unix.SYS_UNSHARE, 0, 0},
 		{"clone3", unix.SYS_CLONE3, 0, clone3},
+		{"socket to the hypervisor", unix.SYS_SOCKET, unix.AF_VSOCK, unix.EAFNOSUPPORT},
+		{"socket, type that is none", unix.SYS_SOCKET, unix.AF_UNIX, unix.EINVAL},
 	} {
 		if got := call(c.nr, c.flags); got != c.want && !(c.nr == unix.SYS_CLONE3 && !denyClone3 && got == unix.E2BIG) {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)

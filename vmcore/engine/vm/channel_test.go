@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,7 +19,7 @@ import (
 // nothing, after having said hello.
 func guest(t *testing.T, hello string, answer func(number, command string) string) net.Conn {
 	t.Helper()
-	ours, theirs := net.Pipe()
+	ours, theirs := socketPair(t)
 	t.Cleanup(func() { ours.Close(); theirs.Close() })
 	go func() { // ends with the pipe
 		if _, err := fmt.Fprint(theirs, hello); err != nil {
@@ -33,6 +35,22 @@ func guest(t *testing.T, hello string, answer func(number, command string) strin
 		}
 	}()
 	return ours
+}
+
+func socketPair(t *testing.T) (a, b net.Conn) {
+	t.Helper()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, end := range []*net.Conn{&a, &b} {
+		f := os.NewFile(uintptr(fds[i]), "socket")
+		if *end, err = net.FileConn(f); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	return a, b
 }
 
 func TestHostileChannel(t *testing.T) {
