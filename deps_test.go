@@ -37,7 +37,7 @@ var mayImport = map[string][]string{
 	// What is the same in every virtual machine, and the engines that boot them.
 	"vmcore/engine/vm":   {"", "agent/vmboot", "vmcore/engine"},
 	"vmcore/engine/qemu": {"", "agent/vmboot", "vmcore/engine", "vmcore/engine/child", "vmcore/engine/probe", "vmcore/engine/vm", "internal/jail"},
-	"internal/jail":      {},
+	"internal/jail":      {}, // knows no engine
 	"vmcore/enginetest":  {"", "agent", "vmcore/engine", "vmcore/image", "internal/testbin"},
 	"vmcore/image":       {""},
 	"vmcore/spool":       {""},

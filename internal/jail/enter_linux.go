@@ -40,6 +40,11 @@ func makeRoot(spec Spec) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
+	for fd, path := range spec.ReadOnly {
+		if err := makeReadOnly(fd, path); err != nil {
+			return fmt.Errorf("make %s read-only: %w", path, err)
+		}
+	}
 	trees := make([]int, len(spec.Trees)) // before the room covers what is below it
 	for i, path := range spec.Trees {
 		var err error
@@ -74,6 +79,45 @@ func makeRoot(spec Spec) error {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
 	return pivot()
+}
+
+// makeReadOnly replaces a descriptor by one of the same file on a read-only
+// mount, unless the file is somebody else's.
+func makeReadOnly(fd int, path string) error {
+	var st, again unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if int(st.Uid) != os.Geteuid() || isReadOnly(fd) {
+		return nil
+	}
+	tree, err := openTree(path)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return err
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", tree))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Fstat(int(f.Fd()), &again); err != nil {
+		return err
+	}
+	if again.Dev != st.Dev || again.Ino != st.Ino {
+		return errors.New("another file is at its path")
+	}
+	return unix.Dup3(int(f.Fd()), fd, 0)
+}
+
+// isReadOnly reports whether a file's mount cannot be written to.
+func isReadOnly(fd int) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(fd, &fs) == nil && fs.Flags&unix.ST_RDONLY != 0
 }
 
 func pivot() error {

@@ -22,6 +22,12 @@ type Spec struct {
 	Args    []string `json:"args"`    // without the program's own name
 	Trees   []string `json:"trees"`   // absolute directories and files, shown read-only at the same path; what is not there is left out
 	Devices []string `json:"devices"` // absolute paths of device nodes
+
+	// ReadOnly are descriptors of files that the program must not write to, and
+	// the files' absolute paths. Where the program's user owns such a file, a
+	// descriptor for reading is not enough: it could be opened again for
+	// writing, or made writable.
+	ReadOnly map[int]string `json:"readonly,omitempty"`
 }
 
 // Argument returns the Spec as boxlite-jail's one argument.

@@ -30,14 +30,21 @@ func (e *Engine) program() (string, error) {
 
 // A commandLine is QEMU's, with the descriptors that it names.
 type commandLine struct {
-	files []*os.File // descriptor 3 and on
-	args  []string
+	files    []*os.File // descriptor 3 and on
+	args     []string
+	readOnly map[int]string // descriptors of files that other machines use, too, and their paths
 }
 
 // give makes f one of QEMU's descriptors and returns its number there.
 func (c *commandLine) give(f *os.File) string {
 	c.files = append(c.files, f)
 	return strconv.Itoa(len(c.files) + 2)
+}
+
+// giveShared is give for a file that other machines use, too.
+func (c *commandLine) giveShared(f *os.File) string {
+	c.readOnly[len(c.files)+3] = f.Name()
+	return c.give(f)
 }
 
 func (c *commandLine) add(args ...string) { c.args = append(c.args, args...) }
@@ -53,11 +60,11 @@ type files struct {
 
 // newCommandLine returns what QEMU is started with.
 func newCommandLine(accel Accel, spec engine.MachineSpec, f files) *commandLine {
-	c := &commandLine{}
+	c := &commandLine{readOnly: map[int]string{}}
 	c.add("-name", "boxlite-"+string(spec.ID), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	c.machine(accel, spec)
-	c.add("-kernel", "/proc/self/fd/"+c.give(f.kernel), "-initrd", "/proc/self/fd/"+c.give(f.initramfs),
+	c.add("-kernel", "/proc/self/fd/"+c.giveShared(f.kernel), "-initrd", "/proc/self/fd/"+c.giveShared(f.initramfs),
 		"-append", kernelArguments(accel, spec))
 	c.add("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console")
 	c.add("-chardev", "socket,id=monitor,fd="+c.give(f.monitor), "-mon", "chardev=monitor,mode=control")
@@ -98,7 +105,11 @@ func (c *commandLine) machine(accel Accel, spec engine.MachineSpec) {
 // disk adds a virtio-blk disk over an open file.
 func (c *commandLine) disk(name, serial string, f *os.File, readOnly bool) {
 	set := strconv.Itoa(len(c.files) + 1)
-	c.add("-add-fd", "fd="+c.give(f)+",set="+set)
+	give := c.give
+	if readOnly {
+		give = c.giveShared
+	}
+	c.add("-add-fd", "fd="+give(f)+",set="+set)
 	node, err := json.Marshal(map[string]any{
 		"driver": "raw", "node-name": name, "read-only": readOnly, "discard": "unmap",
 		"file": map[string]any{"driver": "file", "filename": "/dev/fdset/" + set, "locking": "off", "read-only": readOnly, "discard": "unmap"},
@@ -134,7 +145,7 @@ func kernelArguments(accel Accel, spec engine.MachineSpec) string {
 
 // jailed returns the command that runs QEMU in its jail.
 func (c *commandLine) jailed(boxliteJail, qemu string, accel Accel, id boxlite.ContainerID) *exec.Cmd {
-	spec := jail.Spec{Program: qemu, Args: c.args, Trees: jail.SystemTrees(qemu), Devices: []string{"/dev/null", "/dev/urandom"}}
+	spec := jail.Spec{Program: qemu, Args: c.args, Trees: jail.SystemTrees(qemu), Devices: []string{"/dev/null", "/dev/urandom"}, ReadOnly: c.readOnly}
 	group := os.Getegid()
 	if accel == KVM {
 		spec.Devices = append(spec.Devices, kvmDevice)
