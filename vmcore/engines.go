@@ -209,7 +209,8 @@ func (es *engines) write() {
 // not.
 func (r EngineReport) Limits() string { return limits(r.Report) }
 
-// limits says how an engine's limits are weaker than asked for, "" if not.
+// limits says how an engine's limits are weaker, or its machines slower, than a
+// caller may expect, "" if not.
 func limits(rep engine.Report) string {
 	var weak []string
 	if !rep.HardMemoryLimit {
@@ -217,6 +218,9 @@ func limits(rep engine.Report) string {
 	}
 	if !rep.HardCPULimit {
 		weak = append(weak, "CPU not limited")
+	}
+	if rep.Isolation == engine.EmulatedVM {
+		weak = append(weak, fmt.Sprintf("emulated: what computes takes about %.0f times as long as on the host", max(2, rep.CPUFactor)))
 	}
 	return strings.Join(weak, "; ")
 }

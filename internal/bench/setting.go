@@ -40,8 +40,8 @@ func newSetting(ctx context.Context, o options) (_ *setting, err error) {
 		return nil, err
 	}
 	bin := filepath.Dir(o.server)
-	s.programs = vmcore.Programs{Helper: o.server, Sandbox: filepath.Join(bin, "boxlite-sandbox"), Agent: filepath.Join(bin, "boxlite-agent")}
-	for _, program := range []string{s.programs.Helper, s.programs.Sandbox, s.programs.Agent} {
+	s.programs = vmcore.Programs{Helper: o.server, Sandbox: filepath.Join(bin, "boxlite-sandbox"), Jail: filepath.Join(bin, "boxlite-jail"), Agent: filepath.Join(bin, "boxlite-agent")}
+	for _, program := range []string{s.programs.Helper, s.programs.Sandbox, s.programs.Jail, s.programs.Agent} {
 		if _, err := os.Stat(program); err != nil {
 			return nil, fmt.Errorf("%w; make build makes it", err)
 		}

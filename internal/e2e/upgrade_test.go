@@ -26,7 +26,7 @@ func release(t *testing.T, bin, version string) string {
 	if err := os.WriteFile(filepath.Join(dir, "boxlite-mcp"), data, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"boxlite-agent", "boxlite-sandbox"} {
+	for _, name := range []string{"boxlite-agent", "boxlite-jail", "boxlite-sandbox"} {
 		if err := os.Symlink(filepath.Join(bin, name), filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}

@@ -29,7 +29,7 @@ import (
 const bundleName = "boxlite-mcp.mcpb"
 
 // programs are in the bundle, side by side.
-var programs = []string{"boxlite-mcp", "boxlite-agent", "boxlite-sandbox"}
+var programs = []string{"boxlite-mcp", "boxlite-agent", "boxlite-jail", "boxlite-sandbox"}
 
 // releases is where bundles are downloaded from, by tag and name.
 const releases = "https://github.com/boxlite-mcp/boxlite-mcp/releases/download/"

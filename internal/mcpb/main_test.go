@@ -74,7 +74,7 @@ func TestBundleHoldsWhatItNames(t *testing.T) {
 	if m.Version != "1.2.3-rc.1" || m.Server.Config.Command != "${__dirname}/"+m.Server.EntryPoint {
 		t.Errorf("manifest: %+v", m)
 	}
-	if len(modes) != 4 || modes[m.Server.EntryPoint] != 0o755 || modes["server/boxlite-agent"] != 0o755 || modes["server/boxlite-sandbox"] != 0o755 {
+	if len(modes) != 5 || modes[m.Server.EntryPoint] != 0o755 || modes["server/boxlite-agent"] != 0o755 || modes["server/boxlite-jail"] != 0o755 || modes["server/boxlite-sandbox"] != 0o755 {
 		t.Errorf("the bundle has %v", modes)
 	}
 

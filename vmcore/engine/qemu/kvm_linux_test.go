@@ -5,6 +5,7 @@ package qemu_test
 import (
 	"os"
 	"testing"
+	"time"
 
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine/qemu"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/enginetest"
@@ -15,5 +16,5 @@ import (
 func TestContractWithKVM(t *testing.T) {
 	t.Setenv("CI", "true")
 	build(t, qemu.KVM)
-	enginetest.Run(t, newEngine(), enginetest.Config{Agent: os.Getenv(agentVar)})
+	enginetest.Run(t, newEngine(), enginetest.Config{Agent: os.Getenv(agentVar), Tool: os.Getenv(toolVar), Base: os.Getenv(baseVar), Patience: 60 * time.Second})
 }
