@@ -82,14 +82,11 @@ func makeRoot(spec Spec) error {
 }
 
 // makeReadOnly replaces a descriptor by one of the same file on a read-only
-// mount, unless the file is somebody else's.
+// mount.
 func makeReadOnly(fd int, path string) error {
 	var st, again unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
-	}
-	if int(st.Uid) != os.Geteuid() || isReadOnly(fd) {
-		return nil
 	}
 	tree, err := openTree(path)
 	if err != nil {
@@ -112,12 +109,6 @@ func makeReadOnly(fd int, path string) error {
 		return errors.New("another file is at its path")
 	}
 	return unix.Dup3(int(f.Fd()), fd, 0)
-}
-
-// isReadOnly reports whether a file's mount cannot be written to.
-func isReadOnly(fd int) bool {
-	var fs unix.Statfs_t
-	return unix.Fstatfs(fd, &fs) == nil && fs.Flags&unix.ST_RDONLY != 0
 }
 
 func pivot() error {

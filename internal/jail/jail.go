@@ -24,9 +24,9 @@ type Spec struct {
 	Devices []string `json:"devices"` // absolute paths of device nodes
 
 	// ReadOnly are descriptors of files that the program must not write to, and
-	// the files' absolute paths. Where the program's user owns such a file, a
-	// descriptor for reading is not enough: it could be opened again for
-	// writing, or made writable.
+	// the files' absolute paths, which its user can reach. It is for files that
+	// this user owns: a descriptor for reading could be opened again for writing
+	// there, or the file made writable.
 	ReadOnly map[int]string `json:"readonly,omitempty"`
 }
 

@@ -145,7 +145,10 @@ func kernelArguments(accel Accel, spec engine.MachineSpec) string {
 
 // jailed returns the command that runs QEMU in its jail.
 func (c *commandLine) jailed(boxliteJail, qemu string, accel Accel, id boxlite.ContainerID) *exec.Cmd {
-	spec := jail.Spec{Program: qemu, Args: c.args, Trees: jail.SystemTrees(qemu), Devices: []string{"/dev/null", "/dev/urandom"}, ReadOnly: c.readOnly}
+	spec := jail.Spec{Program: qemu, Args: c.args, Trees: jail.SystemTrees(qemu), Devices: []string{"/dev/null", "/dev/urandom"}}
+	if os.Geteuid() != 0 { // else its user is another, and owns nothing
+		spec.ReadOnly = c.readOnly
+	}
 	group := os.Getegid()
 	if accel == KVM {
 		spec.Devices = append(spec.Devices, kvmDevice)
