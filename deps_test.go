@@ -51,12 +51,13 @@ var mayImport = map[string][]string{
 	"internal/rpcerr":     {""},
 	"internal/unixsocket": {""},
 	"internal/rpc":        {"", "internal/proc", "internal/rpcerr", "internal/unixsocket"},
-	"internal/cli":        {""},
+	"internal/spelling":   {},
+	"internal/cli":        {"", "internal/spelling"},
 	"internal/listen":     {""}, // who may speak over HTTP; knows no MCP
 	"internal/clients":    {""}, // files of MCP clients; knows no server
 	// The daemon: sessions, behind the socket that internal/rpc speaks on.
 	"internal/daemon": {"", "sessions", "vmcore", "internal/config", "internal/proc", "internal/rpc", "internal/unixsocket"},
-	"internal/config": {"", "egress", "secrets", "sessions", "vmcore"}, // the operator's words, for those who hold to them
+	"internal/config": {"", "egress", "secrets", "sessions", "vmcore", "internal/spelling"}, // the operator's words, for those who hold to them
 
 	"cmd":                 {"*"},
 	"cmd/boxlite-agent":   {"", "agent"},

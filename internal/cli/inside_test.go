@@ -81,14 +81,6 @@ func TestAbsoluteImage(t *testing.T) {
 	}
 }
 
-func TestDistance(t *testing.T) {
-	for pair, want := range map[[2]string]int{{"", ""}: 0, {"memry", "memory"}: 1, {"a", "b"}: 1, {"abc", ""}: 3, {"kitten", "sitting"}: 3} {
-		if got := distance(pair[0], pair[1]); got != want {
-			t.Errorf("distance(%q, %q) = %d, want %d", pair[0], pair[1], got, want)
-		}
-	}
-}
-
 func TestDetachKeysAreThreeWithinASecond(t *testing.T) {
 	at := func(ms int) time.Time { return time.UnixMilli(int64(ms)) }
 	var d detachKeys

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"strings"
 
-	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	boxlite "github.com/boxlite-mcp/boxlite-mcp"
+	"github.com/boxlite-mcp/boxlite-mcp/internal/spelling"
 )
 
 const rootHelp = `boxlite-mcp gives an AI agent isolated Linux boxes over MCP, and a person the
@@ -206,7 +208,7 @@ func unknownFlag(cmd *cobra.Command, err error) error {
 func nearest(fs *pflag.FlagSet, name string) string {
 	best, least := "", 3
 	fs.VisitAll(func(f *pflag.Flag) {
-		d := distance(name, f.Name)
+		d := spelling.Distance(name, f.Name)
 		if len(name) >= 3 && strings.HasPrefix(f.Name, name) {
 			d = 1
 		}
@@ -215,26 +217,4 @@ func nearest(fs *pflag.FlagSet, name string) string {
 		}
 	})
 	return best
-}
-
-// distance returns how many insertions, deletions and replacements of bytes
-// lead from a to b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
+	"github.com/boxlite-mcp/boxlite-mcp/internal/spelling"
 )
 
 // A Problem is one mistake in the file.
@@ -61,7 +62,7 @@ func (ps Problems) asError(path string) error {
 func nearest(name string, names []string) string {
 	best, least := "", 1+max(2, len(name)/3)
 	for _, n := range names {
-		d := distance(name, n)
+		d := spelling.Distance(name, n)
 		if len(name) >= 3 && (strings.HasPrefix(n, name) || strings.HasPrefix(name, n)) {
 			d = min(d, 2)
 		}
@@ -70,28 +71,6 @@ func nearest(name string, names []string) string {
 		}
 	}
 	return best
-}
-
-// distance returns how many insertions, deletions and replacements of bytes lead
-// from a to b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // ProblemsOf returns the mistakes that an error of this package is about.
