@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/cavaliergopher/cpio"
 )
@@ -22,14 +23,15 @@ type Artefacts struct {
 	Release   string // of the kernel
 }
 
-// Assemble makes a guest's artefacts of a kernel and the agent in dir, or finds
-// them there. The files are complete or absent; those of other input stay.
+// unused is how long artefacts stay that nothing was booted from.
+const unused = 7 * 24 * time.Hour
+
+// Assemble makes a guest's artefacts of a kernel that FindKernel has found and
+// the agent in dir, or finds them there. The files are complete or absent. When
+// it makes new ones, those that have not been used for a week go, and what a
+// writer left that was killed.
 func Assemble(dir string, kernel Kernel, agent string) (Artefacts, error) {
-	modules, err := kernel.modules()
-	if err != nil {
-		return Artefacts{}, err
-	}
-	key, err := artefactKey(append([]string{kernel.Image, agent}, modules...))
+	key, err := artefactKey(append([]string{kernel.Image, agent}, kernel.load...))
 	if err != nil {
 		return Artefacts{}, err
 	}
@@ -40,7 +42,7 @@ func Assemble(dir string, kernel Kernel, agent string) (Artefacts, error) {
 	if err := ensure(a.Kernel, func(w io.Writer) error { return writeKernel(w, kernel.Image) }); err != nil {
 		return Artefacts{}, fmt.Errorf("prepare the guest's kernel: %w", err)
 	}
-	if err := ensure(a.Initramfs, func(w io.Writer) error { return writeInitramfs(w, agent, modules) }); err != nil {
+	if err := ensure(a.Initramfs, func(w io.Writer) error { return writeInitramfs(w, agent, kernel.load) }); err != nil {
 		return Artefacts{}, fmt.Errorf("make the guest's initramfs: %w", err)
 	}
 	return a, nil
@@ -62,9 +64,10 @@ func artefactKey(files []string) (string, error) {
 
 // ensure makes the file at path unless it is there.
 func ensure(path string, write func(io.Writer) error) error {
-	if _, err := os.Stat(path); err == nil {
+	if now := time.Now(); os.Chtimes(path, now, now) == nil { // it is there, and in use
 		return nil
 	}
+	sweep(filepath.Dir(path))
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
 	if err != nil {
 		return err
@@ -75,6 +78,16 @@ func ensure(path string, write func(io.Writer) error) error {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// sweep removes from dir what nobody has used for long.
+func sweep(dir string) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > unused {
+			_ = os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
 }
 
 // writeInitramfs writes the agent as /init, and the modules.

@@ -19,6 +19,8 @@ type Kernel struct {
 	Image   string // absolute path, as the distribution made it: vmlinuz
 	Modules string // absolute path, below which the .ko files lie
 	Release string // as uname -r says in the guest
+
+	load []string // files of the modules that a guest loads, in that order
 }
 
 // ErrNoKernel is that of FindKernel.
@@ -38,8 +40,8 @@ func FindKernel(places ...string) (Kernel, error) {
 	var problems []error
 	for _, place := range places {
 		for _, k := range kernelsIn(place) {
-			_, err := k.modules()
-			if err == nil {
+			var err error
+			if k.load, err = k.modules(); err == nil {
 				return k, nil
 			}
 			problems = append(problems, fmt.Errorf("%s: %w", k.Image, err))
@@ -69,7 +71,7 @@ func kernelsIn(place string) []Kernel {
 		for _, modules := range []string{"lib/modules", "usr/lib/modules"} {
 			dir := filepath.Join(place, modules, release)
 			if st, err := os.Stat(dir); err == nil && st.IsDir() {
-				found = append(found, Kernel{image, dir, release})
+				found = append(found, Kernel{Image: image, Modules: dir, Release: release})
 				break
 			}
 		}

@@ -23,8 +23,7 @@ const minDisk = 16 * boxlite.MiB
 // OpenLayer opens the layer's disk image for reading and writing. Where there is
 // none it makes one of the given size, which takes a few milliseconds and only
 // the disk space that is used; made says so, and the caller removes it with
-// [RemoveLayer] if its start fails. A layer that is there is made larger where
-// size asks for more, never smaller.
+// [RemoveLayer] if its start fails. A layer that is there keeps its size.
 func OpenLayer(ctx context.Context, dir string, size boxlite.Bytes) (f *os.File, made bool, err error) {
 	path := filepath.Join(dir, layerFile)
 	f, err = os.OpenFile(path, os.O_RDWR, 0)

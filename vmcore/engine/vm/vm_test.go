@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 )
@@ -37,6 +38,47 @@ func TestLayer(t *testing.T) {
 	again.Close()
 	if left, _ := filepath.Glob(filepath.Join(dir, "*.new")); len(left) > 0 {
 		t.Errorf("left %v", left)
+	}
+}
+
+// What was used lately stays, and what was not goes, when new artefacts are made.
+func TestAssemble(t *testing.T) {
+	dir, input := t.TempDir(), filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(input, []byte("kernel and agent"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	old, recent := filepath.Join(dir, "old.kernel"), filepath.Join(dir, "recent.kernel.new-1")
+	long := time.Now().Add(-unused - time.Hour)
+	for _, path := range []string{old, recent} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chtimes(old, long, long); err != nil {
+		t.Fatal(err)
+	}
+	a, err := Assemble(dir, Kernel{Image: input, load: []string{input}}, input)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(old); err == nil {
+		t.Error("what was not used for a week is there")
+	}
+	if _, err := os.Stat(recent); err != nil {
+		t.Error(err)
+	}
+	if err := os.Chtimes(a.Kernel, long, long); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Assemble(dir, Kernel{Image: input, load: []string{input}}, input)
+	if err != nil || again != a {
+		t.Errorf("again: %+v, %v", again, err)
+	}
+	if info, err := os.Stat(a.Kernel); err != nil || time.Since(info.ModTime()) > time.Hour {
+		t.Errorf("use does not count: %v", err)
+	}
+	if data, err := os.ReadFile(a.Initramfs); err != nil || strings.Count(string(data), "kernel and agent") != 2 || !strings.Contains(string(data), "modules/00-file") {
+		t.Errorf("the initramfs is %q (%v)", data, err)
 	}
 }
 
