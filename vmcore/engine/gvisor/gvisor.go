@@ -58,10 +58,12 @@ type Options struct {
 	Logger *slog.Logger // nil discards
 }
 
-// Defaults of a MachineSpec, and what a machine costs beside what it was given.
+// startOp is what Start does, in errors.
+const startOp = "start gvisor machine"
+
+// What a machine needs, and what it costs beside what it was given.
 const (
-	defaultProcesses = 4096
-	defaultDisk      = 10 * boxlite.GiB
+	minMemory = 16 * boxlite.MiB
 
 	// overhead is what gVisor itself may use beside the guest's memory.
 	overhead = 64 * boxlite.MiB

@@ -177,16 +177,10 @@ func (m *machine) Stop(ctx context.Context) error {
 }
 
 func (m *machine) saveError(op string, err error) error {
-	kind := boxlite.Engine
-	switch {
-	case errors.Is(err, context.Canceled):
-		kind = boxlite.Canceled
-	case errors.Is(err, context.DeadlineExceeded):
-		kind = boxlite.Timeout
-	case errors.Is(err, unix.ENOSPC), strings.Contains(err.Error(), unix.ENOSPC.Error()): // of ours, of the sandbox's
-		kind = boxlite.Exhausted
+	if errors.Is(err, unix.ENOSPC) || strings.Contains(err.Error(), unix.ENOSPC.Error()) { // of ours, of the sandbox's
+		return &boxlite.Error{Op: op, Kind: boxlite.Exhausted, Ref: string(m.spec.ID), Err: err}
 	}
-	return &boxlite.Error{Op: op, Kind: kind, Ref: string(m.spec.ID), Err: err}
+	return engine.Failed(op, m.spec.ID, err)
 }
 
 // save writes a generation of the layer. The machine stands still meanwhile.

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -51,13 +50,8 @@ func (e *Engine) version(ctx context.Context) string {
 
 // tryOut boots a machine and sees that its agent answers.
 func (e *Engine) tryOut(ctx context.Context) (err error) {
-	for _, program := range []string{e.opts.Sandbox, e.opts.Agent} {
-		if !filepath.IsAbs(program) {
-			return fmt.Errorf("the path of a helper, %q, is not absolute", program)
-		}
-		if _, err := os.Stat(program); err != nil {
-			return err
-		}
+	if err := probe.CheckPrograms(e.opts.Sandbox, e.opts.Agent); err != nil {
+		return err
 	}
 	spec, remove, err := probe.Spec(e.opts.Agent)
 	if err != nil {

@@ -10,13 +10,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
 	"time"
 
-	boxlite "github.com/boxlite-mcp/boxlite-mcp"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine"
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine/child"
 )
@@ -41,31 +39,16 @@ func (e *Engine) Name() string { return Name }
 func (e *Engine) Start(ctx context.Context, spec engine.MachineSpec) (engine.Machine, error) {
 	m, err := e.start(ctx, spec)
 	if err != nil {
-		return nil, startError(spec, err)
+		return nil, engine.Failed(startOp, spec.ID, err)
 	}
 	return m, nil
-}
-
-// startError gives an error of a start its kind.
-func startError(spec engine.MachineSpec, err error) error {
-	kind := boxlite.Engine
-	switch {
-	case errors.Is(err, context.Canceled):
-		kind = boxlite.Canceled
-	case errors.Is(err, context.DeadlineExceeded):
-		kind = boxlite.Timeout
-	}
-	if already, ok := errors.AsType[*boxlite.Error](err); ok {
-		return already
-	}
-	return &boxlite.Error{Op: "start gvisor machine", Kind: kind, Ref: string(spec.ID), Err: err}
 }
 
 func (e *Engine) start(ctx context.Context, spec engine.MachineSpec) (_ *machine, err error) {
 	if spec.NIC != nil {
 		defer spec.NIC.Socket.Close() // the sandbox has a copy by then
 	}
-	if spec, err = checkSpec(spec); err != nil {
+	if spec, err = spec.Checked(startOp, minMemory); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
@@ -107,39 +90,6 @@ func logger(spec engine.MachineSpec, opts Options) *slog.Logger {
 		return spec.Logger
 	}
 	return opts.Logger
-}
-
-// checkSpec returns spec with its defaults.
-//
-// Errors: InvalidArgument.
-func checkSpec(spec engine.MachineSpec) (engine.MachineSpec, error) {
-	invalid := func(format string, args ...any) (engine.MachineSpec, error) {
-		return spec, boxlite.Errorf(boxlite.InvalidArgument, "start gvisor machine", string(spec.ID), format, args...)
-	}
-	for name, path := range map[string]string{"Dir": spec.Dir, "Base": spec.Base, "Layer": spec.Layer, "Agent": spec.Agent, "Log": spec.Log} {
-		if !filepath.IsAbs(path) {
-			return invalid("%s %q is not an absolute path", name, path)
-		}
-	}
-	switch {
-	case spec.ID == "":
-		return invalid("no ID")
-	case spec.CPUs < 1:
-		return invalid("%d CPUs", spec.CPUs)
-	case spec.Memory < 16*boxlite.MiB:
-		return invalid("%d bytes of memory are less than 16 MiB", spec.Memory)
-	case len(spec.Hostname) > 63:
-		return invalid("hostname of %d bytes", len(spec.Hostname))
-	case spec.DiskSize < 0 || spec.Processes < 0:
-		return invalid("negative limit")
-	}
-	if spec.DiskSize == 0 {
-		spec.DiskSize = defaultDisk
-	}
-	if spec.Processes == 0 {
-		spec.Processes = defaultProcesses
-	}
-	return spec, nil
 }
 
 // launch starts the sandbox's process, which waits for our word, and whoever

@@ -13,6 +13,20 @@ import (
 	"github.com/boxlite-mcp/boxlite-mcp/vmcore/engine"
 )
 
+// CheckPrograms reports which of the helpers that an engine was told of is not
+// there.
+func CheckPrograms(paths ...string) error {
+	for _, path := range paths {
+		if !filepath.IsAbs(path) {
+			return fmt.Errorf("the path of a helper, %q, is not absolute", path)
+		}
+		if _, err := os.Stat(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Spec makes, in a new temporary directory, what a small machine needs. The
 // caller calls remove in the end.
 func Spec(agent string) (spec engine.MachineSpec, remove func(), err error) {

@@ -258,19 +258,13 @@ func (m *machine) Resume(ctx context.Context) error {
 
 // failed gives an error its kind.
 func (m *machine) failed(op string, err error) error {
-	if err == nil {
-		return nil
-	}
-	kind := boxlite.Engine
 	switch {
-	case errors.Is(err, context.Canceled):
-		kind = boxlite.Canceled
-	case errors.Is(err, context.DeadlineExceeded):
-		kind = boxlite.Timeout
+	case err == nil:
+		return nil
 	case errors.Is(err, unix.ENOSPC):
-		kind = boxlite.Exhausted
+		return &boxlite.Error{Op: op, Kind: boxlite.Exhausted, Ref: string(m.spec.ID), Err: err}
 	}
-	return &boxlite.Error{Op: op, Kind: kind, Ref: string(m.spec.ID), Err: err}
+	return engine.Failed(op, m.spec.ID, err)
 }
 
 // Usage implements [engine.Machine].

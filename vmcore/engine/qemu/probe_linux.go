@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -82,15 +81,7 @@ func (e *Engine) check() error {
 	if _, err := vm.Mke2fs(); err != nil {
 		return err
 	}
-	for _, helper := range []string{e.opts.Jail, e.opts.Agent} {
-		if !filepath.IsAbs(helper) {
-			return fmt.Errorf("the path of a helper, %q, is not absolute", helper)
-		}
-		if _, err := os.Stat(helper); err != nil {
-			return err
-		}
-	}
-	return nil
+	return probe.CheckPrograms(e.opts.Jail, e.opts.Agent)
 }
 
 // hasFlag reports whether /proc/cpuinfo's flags have one of the names.
@@ -104,7 +95,7 @@ func hasFlag(cpuinfo string, names ...string) bool {
 	return false
 }
 
-// version returns QEMU's and the guest kernel's.
+// version returns QEMU's.
 func (e *Engine) version(ctx context.Context) string {
 	out, err := exec.CommandContext(ctx, e.opts.Program, "-version").Output()
 	if err != nil {

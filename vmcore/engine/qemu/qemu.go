@@ -73,10 +73,13 @@ type Options struct {
 	Logger *slog.Logger // nil discards
 }
 
-// Defaults of a MachineSpec, and bounds.
+// startOp is what Start does, in errors.
+const startOp = "start qemu machine"
+
+// Bounds, and what a machine costs beside what it was given.
 const (
-	defaultProcesses = 4096
-	defaultDisk      = 10 * boxlite.GiB
+	minMemory = 64 * boxlite.MiB
+	maxCPUs   = 255
 
 	// kernelMemory is what a machine has beside the memory it was given: about
 	// what the guest's kernel takes for itself before it counts.

@@ -47,34 +47,20 @@ func (e *Engine) Name() string { return nameOf(e.opts.Accel) }
 func (e *Engine) Start(ctx context.Context, spec engine.MachineSpec) (engine.Machine, error) {
 	m, err := e.start(ctx, spec)
 	if err != nil {
-		return nil, startError(spec, err)
+		return nil, engine.Failed(startOp, spec.ID, err)
 	}
 	return m, nil
-}
-
-// startError gives an error of a start its kind.
-func startError(spec engine.MachineSpec, err error) error {
-	kind := boxlite.Engine
-	switch {
-	case errors.Is(err, context.Canceled):
-		kind = boxlite.Canceled
-	case errors.Is(err, context.DeadlineExceeded):
-		kind = boxlite.Timeout
-	case errors.Is(err, unix.ENOSPC):
-		kind = boxlite.Exhausted
-	}
-	if already, ok := errors.AsType[*boxlite.Error](err); ok {
-		return already
-	}
-	return &boxlite.Error{Op: "start qemu machine", Kind: kind, Ref: string(spec.ID), Err: err}
 }
 
 func (e *Engine) start(ctx context.Context, spec engine.MachineSpec) (_ *machine, err error) {
 	if spec.NIC != nil {
 		defer spec.NIC.Socket.Close() // QEMU has a copy by then
 	}
-	if spec, err = checkSpec(spec); err != nil {
+	if spec, err = spec.Checked(startOp, minMemory); err != nil {
 		return nil, err
+	}
+	if spec.CPUs > maxCPUs {
+		return nil, boxlite.Errorf(boxlite.InvalidArgument, startOp, string(spec.ID), "%d CPUs are more than %d", spec.CPUs, maxCPUs)
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -109,39 +95,6 @@ func (e *Engine) start(ctx context.Context, spec engine.MachineSpec) (_ *machine
 		return nil, m.bootError(err)
 	}
 	return m, nil
-}
-
-// checkSpec returns spec with its defaults.
-//
-// Errors: InvalidArgument.
-func checkSpec(spec engine.MachineSpec) (engine.MachineSpec, error) {
-	invalid := func(format string, args ...any) (engine.MachineSpec, error) {
-		return spec, boxlite.Errorf(boxlite.InvalidArgument, "start qemu machine", string(spec.ID), format, args...)
-	}
-	for name, path := range map[string]string{"Dir": spec.Dir, "Base": spec.Base, "Layer": spec.Layer, "Agent": spec.Agent, "Log": spec.Log} {
-		if !filepath.IsAbs(path) {
-			return invalid("%s %q is not an absolute path", name, path)
-		}
-	}
-	switch {
-	case spec.ID == "":
-		return invalid("no ID")
-	case spec.CPUs < 1 || spec.CPUs > 255:
-		return invalid("%d CPUs", spec.CPUs)
-	case spec.Memory < 64*boxlite.MiB:
-		return invalid("%d bytes of memory are less than the 64 MiB that a virtual machine needs", spec.Memory)
-	case len(spec.Hostname) > 63:
-		return invalid("hostname of %d bytes", len(spec.Hostname))
-	case spec.DiskSize < 0 || spec.Processes < 0:
-		return invalid("negative limit")
-	}
-	if spec.DiskSize == 0 {
-		spec.DiskSize = defaultDisk
-	}
-	if spec.Processes == 0 {
-		spec.Processes = defaultProcesses
-	}
-	return spec, nil
 }
 
 // resources are what a start opens.
@@ -219,6 +172,9 @@ func (e *Engine) open(ctx context.Context, spec engine.MachineSpec, r *resources
 	layer, made, err := vm.OpenLayer(ctx, spec.Layer, spec.DiskSize)
 	r.layer = layer
 	r.files.layer = layer
+	if errors.Is(err, unix.ENOSPC) { // of the disk: user namespaces can run out with the same error
+		err = &boxlite.Error{Op: startOp, Kind: boxlite.Exhausted, Ref: string(spec.ID), Err: err}
+	}
 	return made, err
 }
 
