@@ -352,3 +352,29 @@ func TestAPolicyIsReplacedUnderStarts(t *testing.T) {
 		t.Errorf("SetPolicy: %v", err)
 	}
 }
+
+// A box that has run keeps to an engine that reads what it wrote, whatever new
+// boxes get.
+func TestABoxKeepsToTheEngineOfItsLayer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	rt := w.open(t)
+	box, err := rt.Create(t.Context(), boxlite.BoxOptions{Image: w.image, AutoRemove: new(false), MemoryMiB: 256}, "keeper")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := rt.SetPolicy(t.Context(), vmcore.Policy{Engines: vmcore.EngineRules{Default: "gvisor"}}); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, box, "echo kept > /root/file")
+	if err := box.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := rt.SetPolicy(t.Context(), vmcore.Policy{Engines: vmcore.EngineRules{Default: "qemu-tcg"}}); err != nil {
+		t.Fatal(err)
+	}
+	out, _, _ := sh(t, box, "cat /root/file")
+	if engine := box.Info().Engine; out != "kept\n" || engine != "gvisor" {
+		t.Errorf("on %s it has %q", engine, out)
+	}
+}
