@@ -220,6 +220,10 @@ func (m *machine) Pause(ctx context.Context) error {
 			m.paused = err == nil
 			if err != nil {
 				m.thaw()
+			} else {
+				// QEMU 7.2 at times polls for a timer of the guest's clock, which
+				// stands still, and never sleeps.
+				_ = m.process.Signal(unix.SIGSTOP) // fails if it is gone
 			}
 		}
 		<-m.saving
@@ -230,12 +234,16 @@ func (m *machine) Pause(ctx context.Context) error {
 // thawTime is how long a machine may take to go on.
 const thawTime = 30 * time.Second
 
-// thaw lets the machine write again after a pause that failed.
+// thaw lets the machine go on after a pause that failed, perhaps half way.
 func (m *machine) thaw() {
 	ctx, cancel := context.WithTimeout(context.Background(), thawTime)
 	defer cancel()
-	if _, err := m.channel.Do(ctx, vmboot.CmdThaw); err != nil {
-		m.log.Warn("a machine that could not be paused cannot write", "machine", m.spec.ID, "err", err)
+	err := m.monitor.do(ctx, "cont") // which a machine that runs does not mind
+	if err == nil {
+		_, err = m.channel.Do(ctx, vmboot.CmdThaw)
+	}
+	if err != nil {
+		m.log.Warn("a machine that could not be paused cannot go on", "machine", m.spec.ID, "err", err)
 	}
 }
 
@@ -244,6 +252,7 @@ func (m *machine) Resume(ctx context.Context) error {
 	err := m.lock(ctx)
 	if err == nil {
 		if m.paused {
+			_ = m.process.Signal(unix.SIGCONT)
 			if err = m.monitor.do(ctx, "cont"); err == nil {
 				m.paused = false
 				if _, err = m.channel.Do(ctx, vmboot.CmdTime, time.Now().UnixNano()); err == nil {
